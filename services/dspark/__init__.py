@@ -1,0 +1,1 @@
+"""Disaggregated serving of one language model with DSpark speculative decoding."""

@@ -1,0 +1,22 @@
+"""Settings of the drafter pool."""
+
+from pydantic import Field
+
+from dspark.config.base import Settings
+
+
+class DrafterSettings(Settings):
+    """A drafter replica."""
+
+    pool: str = "drafter"
+    """Pool name."""
+    max_sessions: int = Field(default=256, ge=1)
+    """Sessions whose context is cached; one more is answered FULL."""
+    max_context_tokens: int = Field(default=131072, ge=1024)
+    """Cached rows over all sessions."""
+    max_batch_sessions: int = Field(default=32, ge=1)
+    """Sessions drafted in one forward."""
+    max_pending_rounds: int = Field(default=64, ge=1)
+    """Rounds that may wait over all verifiers; an older one of the same verifier is replaced."""
+    drain_s: float = Field(default=5.0, ge=0)
+    """How long rounds are still answered after a stop."""

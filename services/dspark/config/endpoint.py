@@ -1,0 +1,26 @@
+"""Where a replica listens, and what it calls itself."""
+
+from pydantic import Field
+
+from dspark.config.base import Settings
+
+
+class EndpointSettings(Settings):
+    """A replica's own gRPC server."""
+
+    bind_host: str = "127.0.0.1"
+    """Interface to listen on."""
+    advertise_host: str = "127.0.0.1"
+    """Host that other processes are told."""
+    port_min: int = Field(default=0, ge=0, le=65535)
+    """First port to try; 0 lets the system choose."""
+    port_max: int = Field(default=0, ge=0, le=65535)
+    """Last port to try."""
+    max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
+    """Largest gRPC message accepted."""
+    metrics: bool = True
+    """Serve Prometheus metrics on a port of its own."""
+    controller: str = "127.0.0.1:9900"
+    """Address of the controller."""
+    call_timeout_s: float = Field(default=10.0, gt=0)
+    """Deadline of unary calls."""

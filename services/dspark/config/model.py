@@ -1,0 +1,28 @@
+"""Which model is served, and how its cache is laid out."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dspark.config.base import Settings
+
+
+class ModelSettings(Settings):
+    """The pair: target and drafter."""
+
+    name: str = "dspark-demo"
+    """Model name that clients ask for."""
+    target: str = "builtin:demo/target"
+    """Hugging Face folder or hub id of the target; ``builtin:`` names data of this package."""
+    drafter: str | None = "builtin:demo/drafter"
+    """Drafter checkpoint (DeepSpec or speculators layout); null serves without drafting."""
+    page_tokens: int = Field(default=16, ge=1, le=256)
+    """Tokens in one KV page; the same in prefill and verifier pools."""
+    rows_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Element type of projected context rows, kept and on the wire."""
+    device: str = "cpu"
+    """Torch device of the engines."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one engine."""
+    min_accepted_length: float = Field(default=1.2, ge=1.0)
+    """Self-check at load: the pair must reach this mean accepted length on a short greedy text."""

@@ -1,0 +1,47 @@
+"""Settings of the verifier pool."""
+
+from pydantic import Field
+
+from dspark.config.base import Settings
+
+
+class DraftingSettings(Settings):
+    """The verifier's side of drafting."""
+
+    deadline_floor_s: float = Field(default=0.05, gt=0)
+    """A draft is waited for at least this long."""
+    deadline_factor: float = Field(default=3.0, ge=1)
+    """... or this many times the smoothed round trip, whichever is longer."""
+    seed_chunk_bytes: int = Field(default=256 * 1024, ge=4096)
+    """Largest message of a seeding stream."""
+    reconnect_s: float = Field(default=0.5, gt=0)
+    """Pause before a lost drafter is tried again."""
+    max_sessions_per_drafter: int = Field(default=256, ge=1)
+    """Sessions that one verifier places on one drafter."""
+
+
+class VerifierSettings(Settings):
+    """A verifier replica."""
+
+    pool: str = "verifier"
+    """Pool name."""
+    num_pages: int = Field(default=1024, ge=8)
+    """KV pages of one replica."""
+    max_sessions: int = Field(default=64, ge=1)
+    """Sessions decoded at once."""
+    max_waiting: int = Field(default=128, ge=0)
+    """Sessions that may wait for pages; one more is refused with RESOURCE_EXHAUSTED."""
+    max_batch_tokens: int = Field(default=256, ge=8)
+    """Tokens in one target forward."""
+    local_prefill_tokens: int = Field(default=32, ge=0)
+    """Prompts up to this long are run by the verifier itself."""
+    prefill_timeout_s: float = Field(default=60.0, gt=0)
+    """Deadline of a remote prefill."""
+    prefill_attempts: int = Field(default=2, ge=1)
+    """Prefill replicas tried before the verifier runs the prompt itself."""
+    drain_s: float = Field(default=20.0, ge=0)
+    """How long sessions may finish after a stop."""
+    profile_at_start: bool = True
+    """Measure the step curve before announcing readiness."""
+    drafting: DraftingSettings = DraftingSettings()
+    """The verifier's side of drafting."""

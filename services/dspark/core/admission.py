@@ -1,0 +1,1 @@
+"""Admission: which prefix of each session's drafts is verified in this step."""

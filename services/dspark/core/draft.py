@@ -1,0 +1,103 @@
+"""Draft blocks: what a verifier asks of a drafter, and what comes back.
+
+One round asks, for each of its sessions, for up to gamma tokens after an anchor.
+Everything is stamped so that an answer can be matched to exactly one question.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspark.core.ids import Incarnation, SessionId
+
+Rows = NDArray[np.generic]
+"""Projected context rows [n, hidden]: float32, float16, or uint16 holding bfloat16 bits."""
+
+
+class DraftStatus(Enum):
+    """How a drafter answered for one session."""
+
+    OK = "ok"
+    NOT_SEEDED = "not_seeded"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRound:
+    """One session's part of a round.
+
+    Attributes:
+        session: The session.
+        base_length: Committed tokens before the anchor; the anchor's position.
+        anchor: The last committed token.
+        rows_start: Position of the first of ``rows``.
+        rows: New context rows [n, hidden]; n may be 0.
+        max_tokens: Draft at most this many, 0..gamma; 0 absorbs the rows only.
+    """
+
+    session: SessionId
+    base_length: int
+    anchor: int
+    rows_start: int
+    rows: Rows
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """All sessions that one verifier wants drafted in one step."""
+
+    number: int
+    sessions: Sequence[SessionRound]
+    released: Sequence[SessionId] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftBlock:
+    """A proposal for one session.
+
+    Attributes:
+        session: The session, as asked.
+        base_length: As asked: the fence.
+        status: Anything but OK comes with no tokens.
+        tokens: x_1 .. x_n.
+        confidences: c_1 .. c_n, calibrated, in [0, 1].
+    """
+
+    session: SessionId
+    base_length: int
+    status: DraftStatus
+    tokens: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.confidences):
+            raise ValueError(
+                f"session {self.session}: {len(self.tokens)} tokens "
+                f"but {len(self.confidences)} confidences"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReply:
+    """A drafter's answer to one round."""
+
+    number: int
+    incarnation: Incarnation
+    blocks: Sequence[DraftBlock] = field(default_factory=tuple)
+    draft_s: float = 0.0
+    queue_s: float = 0.0
+    draining: bool = False
+
+
+def survivals(confidences: Sequence[float]) -> tuple[float, ...]:
+    """Return a_k = c_1 * ... * c_k: the chance that the first k drafts are all accepted."""
+    result = []
+    product = 1.0
+    for confidence in confidences:
+        product *= confidence
+        result.append(product)
+    return tuple(result)

@@ -1,0 +1,73 @@
+"""Acceptance: the longest prefix of the drafts that the target itself would have chosen.
+
+Greedy and coupled sampling share it.  The target's token at every verified position is
+known (argmax of its logits, or of logits plus keyed noise); a draft is accepted iff it
+equals that token and all before it did.  What is committed are therefore the target's own
+tokens: the drafts decide only how many of them one step yields.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from dspark.core.session import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Outcome of verifying one session's prefix.
+
+    Attributes:
+        accepted: Drafts accepted, 0 .. verified.
+        committed: Tokens to append: the accepted drafts and the target's own next token,
+            cut at a stop token or at the length bound.
+        finish: Why the session ends with this commit; None if it goes on.
+    """
+
+    accepted: int
+    committed: tuple[int, ...]
+    finish: FinishReason | None
+
+
+def judge(
+    drafts: Sequence[int],
+    target_tokens: Sequence[int],
+    *,
+    stop_tokens: Collection[int],
+    remaining: int,
+) -> Verdict:
+    """Accept the longest matching prefix and cut it where the generation ends.
+
+    Args:
+        drafts: x_1 .. x_l, the verified prefix.
+        target_tokens: The target's token at the anchor and after each draft: l + 1 of them.
+        stop_tokens: The first of these ends the generation and is its last token.
+        remaining: How many more tokens may be committed, at least 1.
+
+    Returns:
+        The verdict.  A stop token inside the accepted drafts ends the session there, with no
+        token after it; ``accepted`` counts only drafts that were committed.
+
+    Raises:
+        ValueError: The lengths do not fit, or nothing may be committed.
+    """
+    if len(target_tokens) != len(drafts) + 1:
+        raise ValueError(f"{len(drafts)} drafts need {len(drafts) + 1} target tokens, "
+                         f"not {len(target_tokens)}")
+    if remaining < 1:
+        raise ValueError(f"remaining is {remaining}: the session should have ended")
+    accepted = 0
+    while accepted < len(drafts) and drafts[accepted] == target_tokens[accepted]:
+        accepted += 1
+    committed: list[int] = []
+    finish: FinishReason | None = None
+    for token in target_tokens[: accepted + 1]:
+        committed.append(token)
+        if token in stop_tokens:
+            finish = FinishReason.STOP
+            break
+        if len(committed) == remaining:
+            finish = FinishReason.LENGTH
+            break
+    return Verdict(
+        accepted=min(accepted, len(committed)), committed=tuple(committed), finish=finish
+    )

@@ -1,0 +1,157 @@
+"""A process's link to the controller: announce, report, watch; for ever and with back-off.
+
+Every loop here survives a missing controller: what was last heard stays (budgets until they
+expire, the fleet until the process ends), and the next attempt follows within seconds.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+
+import grpc
+
+from dspark.core.budget import Budget
+from dspark.core.fleet import Fleet, LoadReport, Replica
+from dspark.core.ids import PoolName, ReplicaName
+from dspark.rpc.channel import open_channel
+from dspark.rpc.watch import Latest
+from dspark.wire.budget import budget_from_wire
+from dspark.wire.fleet import fleet_from_wire, load_report_to_wire, replica_to_wire
+from dspark.wire.v1 import control_pb2, control_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_FIRST_S = 0.2
+_BACKOFF_MAX_S = 2.0
+
+
+class ControllerLink:
+    """Tasks that keep one process in touch with the controller.
+
+    Start what is needed (``announce``, ``watch_fleet``, ``watch_budget``), then ``close``.
+    """
+
+    def __init__(self, address: str, *, watcher: str, call_timeout_s: float = 10.0) -> None:
+        self._channel = open_channel(address)
+        self._stub: control_pb2_grpc.ControlServiceAsyncStub = control_pb2_grpc.ControlServiceStub(
+            self._channel
+        )
+        self._watcher = watcher
+        self._call_timeout_s = call_timeout_s
+        self._tasks: list[asyncio.Task[None]] = []
+        self._announce = asyncio.Event()
+        self._replica: Replica | None = None
+        self.fleet: Latest[Fleet] = Latest()
+        self.refused: str | None = None
+        """Why the controller refused this replica, or None."""
+
+    def start_watching_fleet(self) -> None:
+        """Keep ``fleet`` at the newest snapshot."""
+        self._spawn(self._retry("fleet", self._watch_fleet))
+
+    def start_watching_budget(self, pool: str, on_budget: Callable[[Budget], None]) -> None:
+        """Call ``on_budget`` with every budget of ``pool``."""
+
+        async def watch() -> None:
+            request = control_pb2.WatchBudgetRequest(pool=pool, replica=self._watcher)
+            async for message in self._stub.WatchBudget(request):
+                on_budget(budget_from_wire(message))
+
+        self._spawn(self._retry("budget", watch))
+
+    def start_announcing(self, replica: Replica, report: Callable[[], LoadReport]) -> None:
+        """Register ``replica`` and stream its reports; again after every loss."""
+        self._replica = replica
+        self._spawn(self._retry("announce", lambda: self._announce_once(report)))
+
+    def update(self, replica: Replica) -> None:
+        """Announce a change of state or curve."""
+        self._replica = replica
+        self._announce.set()
+
+    async def unregister(self) -> None:
+        """Leave the fleet; an unreachable controller is left to notice by the lease."""
+        if self._replica is None:
+            return
+        request = control_pb2.UnregisterRequest(
+            replica=self._replica.name, incarnation=self._replica.incarnation
+        )
+        with contextlib.suppress(grpc.RpcError):
+            await self._stub.Unregister(request, timeout=min(2.0, self._call_timeout_s))
+
+    async def set_wanted(self, pool: PoolName, replicas: int, *, author: str, reason: str) -> int:
+        """Ask for ``replicas`` in ``pool``; return the previous wish."""
+        response = await self._stub.SetWantedReplicas(
+            control_pb2.SetWantedReplicasRequest(
+                pool=pool, replicas=replicas, author=author, reason=reason
+            ),
+            timeout=self._call_timeout_s,
+        )
+        return response.previous_replicas
+
+    async def close(self) -> None:
+        """End every task and the channel."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    def _spawn(self, loop: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.create_task(loop))
+
+    async def _retry(self, what: str, attempt: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run ``attempt`` again whenever it ends, with back-off that a success resets."""
+        loop = asyncio.get_running_loop()
+        pause_s = _BACKOFF_FIRST_S
+        while True:
+            began_s = loop.time()
+            try:
+                await attempt()
+            except grpc.aio.AioRpcError as error:
+                log.info("controller %s: %s %s", what, error.code().name, error.details())
+            except ValueError as error:
+                log.warning("controller %s: bad message: %s", what, error)
+            if loop.time() - began_s > 5.0:
+                pause_s = _BACKOFF_FIRST_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
+
+    async def _watch_fleet(self) -> None:
+        request = control_pb2.WatchFleetRequest(watcher=self._watcher)
+        async for message in self._stub.WatchFleet(request):
+            self.fleet.set(fleet_from_wire(message))
+
+    async def _register(self) -> float:
+        assert self._replica is not None
+        self._announce.clear()
+        try:
+            answer = await self._stub.Register(
+                control_pb2.RegisterRequest(replica=replica_to_wire(self._replica)),
+                timeout=self._call_timeout_s,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                self.refused = error.details() or "refused"
+                log.error("controller refuses %s: %s", self._replica.name, self.refused)
+            raise
+        self.refused = None
+        return answer.report_interval_seconds
+
+    async def _announce_once(self, report: Callable[[], LoadReport]) -> None:
+        interval_s = await self._register()
+
+        async def reports() -> AsyncIterator[control_pb2.LoadReport]:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._announce.wait(), interval_s)
+                if self._announce.is_set():
+                    await self._register()
+                yield load_report_to_wire(report())
+
+        await self._stub.Report(reports())
+
+
+def new_replica_name(pool: str, suffix: str) -> ReplicaName:
+    """Return "pool-suffix", the unique name of a replica."""
+    return ReplicaName(f"{pool}-{suffix}")

@@ -1,0 +1,105 @@
+"""Rounds, replies and draft blocks <-> wire."""
+
+from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
+from dspark.core.ids import Incarnation, SessionId
+from dspark.wire.tensor import tensor_from_wire, tensor_to_wire
+from dspark.wire.v1 import draft_pb2
+
+_STATUS_TO_WIRE = {
+    DraftStatus.OK: draft_pb2.DRAFT_STATUS_OK,
+    DraftStatus.NOT_SEEDED: draft_pb2.DRAFT_STATUS_NOT_SEEDED,
+    DraftStatus.FULL: draft_pb2.DRAFT_STATUS_FULL,
+}
+_STATUS_FROM_WIRE = {wire: status for status, wire in _STATUS_TO_WIRE.items()}
+
+
+def status_to_wire(status: DraftStatus) -> "draft_pb2.DraftStatus.ValueType":
+    """Convert for sending."""
+    return _STATUS_TO_WIRE[status]
+
+
+def status_from_wire(status: "draft_pb2.DraftStatus.ValueType") -> DraftStatus:
+    """Convert; raise ValueError on a status that this version does not know."""
+    if status not in _STATUS_FROM_WIRE:
+        raise ValueError(f"unknown draft status {status} on the wire")
+    return _STATUS_FROM_WIRE[status]
+
+
+def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
+    """Convert for sending."""
+    return draft_pb2.RoundRequest(
+        round=round_.number,
+        sessions=[
+            draft_pb2.SessionRound(
+                session=part.session,
+                base_length=part.base_length,
+                anchor=part.anchor,
+                rows_start=part.rows_start,
+                rows=tensor_to_wire(part.rows),
+                max_tokens=part.max_tokens,
+            )
+            for part in round_.sessions
+        ],
+        released=round_.released,
+    )
+
+
+def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
+    """Convert; raise ValueError on a malformed tensor."""
+    return Round(
+        number=message.round,
+        sessions=tuple(
+            SessionRound(
+                session=SessionId(part.session),
+                base_length=part.base_length,
+                anchor=part.anchor,
+                rows_start=part.rows_start,
+                rows=tensor_from_wire(part.rows),
+                max_tokens=part.max_tokens,
+            )
+            for part in message.sessions
+        ),
+        released=tuple(SessionId(session) for session in message.released),
+    )
+
+
+def reply_to_wire(reply: RoundReply) -> draft_pb2.RoundResponse:
+    """Convert for sending."""
+    return draft_pb2.RoundResponse(
+        round=reply.number,
+        incarnation=reply.incarnation,
+        blocks=[
+            draft_pb2.DraftBlock(
+                session=block.session,
+                base_length=block.base_length,
+                status=_STATUS_TO_WIRE[block.status],
+                tokens=block.tokens,
+                confidences=block.confidences,
+            )
+            for block in reply.blocks
+        ],
+        draft_seconds=reply.draft_s,
+        queue_seconds=reply.queue_s,
+        draining=reply.draining,
+    )
+
+
+def reply_from_wire(message: draft_pb2.RoundResponse) -> RoundReply:
+    """Convert; raise ValueError on an unknown status or unequal lengths."""
+    return RoundReply(
+        number=message.round,
+        incarnation=Incarnation(message.incarnation),
+        blocks=tuple(
+            DraftBlock(
+                session=SessionId(block.session),
+                base_length=block.base_length,
+                status=status_from_wire(block.status),
+                tokens=tuple(block.tokens),
+                confidences=tuple(block.confidences),
+            )
+            for block in message.blocks
+        ),
+        draft_s=message.draft_seconds,
+        queue_s=message.queue_seconds,
+        draining=message.draining,
+    )
