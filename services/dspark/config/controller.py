@@ -1,6 +1,8 @@
 """Settings of the controller."""
 
-from pydantic import Field
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from dspark.config.base import Settings
 
@@ -28,5 +30,30 @@ class ControllerSettings(Settings):
     """Vectors needed before a budget trims anything."""
     activation_sessions: int = Field(default=2, ge=1)
     """Below this many sessions in a step everything drafted is verified."""
+    dwell_s: float = Field(default=2.0, ge=0)
+    """A budget table is reconsidered once in this long."""
+    max_sessions: int = Field(default=64, ge=1, le=1024)
+    """Largest number of sessions in a budget table; the last entry also counts for more."""
+    max_cohorts: Literal[1, 2] = 2
+    """1 where verifiers never alternate two halves of their sessions."""
+    off_gain: float = Field(default=0.05, ge=0)
+    """Drafting stops only where going without it gives this share more tokens a second."""
+    initial_replicas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Replicas wanted in each pool until somebody asks for another number.  A pool that is not
+    listed wants the most replicas that were ready together."""
     store: str = "memory"
     """Where wanted replicas survive a restart: ``memory`` or a path of an SQLite file."""
+
+    @model_validator(mode="after")
+    def _leases_outlive_reports(self) -> Self:
+        if self.lease_s < 2 * self.report_interval_s:
+            raise ValueError(
+                f"lease_s {self.lease_s} must be at least twice report_interval_s "
+                f"{self.report_interval_s}: else one late report loses a replica"
+            )
+        if self.budget_ttl_s < 2 * self.tick_s:
+            raise ValueError(
+                f"budget_ttl_s {self.budget_ttl_s} must be at least twice tick_s {self.tick_s}: "
+                "else budgets expire between renewals"
+            )
+        return self

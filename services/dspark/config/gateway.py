@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from dspark.config.base import Settings
+from dspark.config.model import ModelSettings
 
 
 class GatewaySettings(Settings):
@@ -18,11 +19,28 @@ class GatewaySettings(Settings):
     """Longest life of one request."""
     max_concurrent: int = Field(default=256, ge=1)
     """Requests in flight; one more is answered 429."""
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    """Largest request body."""
     max_choices: int = Field(default=8, ge=1)
-    """Largest n."""
+    """Largest n (times the number of prompts)."""
+    default_chat_tokens: int = Field(default=512, ge=1)
+    """Most tokens of a chat answer when the client names no bound."""
     failover_attempts: int = Field(default=3, ge=1)
     """Verifiers tried for one stream before the client sees an error."""
     wait_for_verifier_s: float = Field(default=10.0, ge=0)
     """How long a stream that lost its verifier waits for another one."""
+    fleet_file: str | None = None
+    """Where the last fleet is kept, for a start without a controller; null for nowhere."""
+    stop_grace_s: float = Field(default=0.0, ge=0)
+    """After a stop: how long new requests are still served while load balancers notice."""
     drain_s: float = Field(default=10.0, ge=0)
-    """How long open streams may finish after a stop."""
+    """After that: how long open streams may finish."""
+
+
+class GatewayProcess(Settings):
+    """What ``python -m dspark.gateway`` is given."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    """The server."""
+    model: ModelSettings = ModelSettings()
+    """Of it, the gateway uses ``name`` and ``target`` (tokenizer and context length)."""

@@ -35,6 +35,10 @@ class VerifierSettings(Settings):
     """Tokens in one target forward."""
     local_prefill_tokens: int = Field(default=32, ge=0)
     """Prompts up to this long are run by the verifier itself."""
+    prefill_chunk_tokens: int = Field(default=64, ge=1)
+    """Prompt tokens of one session in one step, where the verifier runs the prompt."""
+    cohorts: int = Field(default=1, ge=1, le=2)
+    """Groups of sessions that alternate: with 2 one is drafted while the other is verified."""
     prefill_timeout_s: float = Field(default=60.0, gt=0)
     """Deadline of a remote prefill."""
     prefill_attempts: int = Field(default=2, ge=1)
@@ -43,5 +47,7 @@ class VerifierSettings(Settings):
     """How long sessions may finish after a stop."""
     profile_at_start: bool = True
     """Measure the step curve before announcing readiness."""
+    profile_repeats: int = Field(default=5, ge=1)
+    """Runs of each size; the curve keeps the median."""
     drafting: DraftingSettings = DraftingSettings()
     """The verifier's side of drafting."""

@@ -1,1 +1,180 @@
-"""Admission: which prefix of each session's drafts is verified in this step."""
+"""Admission: which prefix of each session's drafts is verified in this step.
+
+Two rules, both lossless.
+
+``admit_top`` takes the K best drafted tokens of all sessions, where K comes from a budget that
+was fixed before these drafts existed.  ``admit_causal`` (the paper's Algorithm 1) walks the same
+order and stops for good at the first token that lowers the expected tokens a second.
+
+Why they are lossless: whether draft k of session r is verified may depend on x_{r,<k}, on other
+sessions and on committed rounds, never on x_{r,k} or what follows it.  Candidates are ordered by
+(-survival, position, session).  Survivals never grow along a block and the position breaks ties,
+so draft k of a session comes after its drafts 1..k-1 and before its drafts k+1..; hence sorting
+equals walking a frontier that holds, for each session, its next draft only.  The survival of that
+next draft is a function of x_{r,<k}, all of them already admitted, and the decision is taken
+before x_{r,k} is looked at.  Three things would break the argument, and are kept out:
+
+* a *global* search for the best size over these very drafts: the paper's Appendix A;
+* ties broken by anything that depends on a token's value (an unstable top-k);
+* a drop of the whole block because its tail looks bad.
+
+``tests/lossless/test_appendix_a.py`` enumerates each of them and shows the bias.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspark.core.budget import ALL, OFF
+from dspark.core.curve import Curve, curve_problem, steps_seconds
+from dspark.core.ids import SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDraft:
+    """What a drafter proposed for one session, as far as admission may see it.
+
+    Attributes:
+        session: The session.
+        survivals: a_1 .. a_n: the chance that the first k drafts are all accepted.
+    """
+
+    session: SessionId
+    survivals: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """How many drafts of each session are verified, and why.
+
+    Attributes:
+        lengths: For every session that was asked about, 0 .. its drafts.
+        reason: One sentence for people.
+    """
+
+    lengths: Mapping[SessionId, int]
+    reason: str
+
+
+def admit(
+    drafts: Sequence[SessionDraft],
+    *,
+    entry: int | None,
+    curve: Curve | None,
+    context_tokens: float,
+    plain_sessions: int = 0,
+) -> Admission:
+    """Choose each session's prefix by the budget, or without one by the replica's own curve.
+
+    Args:
+        drafts: This step's drafts.
+        entry: The budget's entry for this step: K >= 0, ALL or OFF; None: no usable budget.
+        curve: The replica's own curve, used where there is no budget.
+        context_tokens: Mean context length of the step's sessions.
+        plain_sessions: Sessions in the step that have no draft.
+
+    Raises:
+        ValueError: The entry is none of those.
+    """
+    drafted = sum(len(draft.survivals) for draft in drafts)
+    if entry is None:
+        problem = curve_problem(curve)
+        if curve is None or problem is not None:
+            reason = f"no budget, and the curve is {problem}: verify all {drafted}"
+            return Admission(lengths=admit_top(drafts, ALL), reason=reason)
+        lengths = admit_causal(drafts, curve, context_tokens, plain_sessions)
+        kept = sum(lengths.values())
+        return Admission(lengths=lengths, reason=f"no budget: causal, {kept} of {drafted}")
+    if entry == OFF:
+        lengths = {draft.session: 0 for draft in drafts}
+        return Admission(lengths=lengths, reason="the budget says off")
+    if entry == ALL:
+        return Admission(lengths=admit_top(drafts, ALL), reason=f"the budget says all: {drafted}")
+    return Admission(
+        lengths=admit_top(drafts, entry), reason=f"the budget says {entry} of {drafted}"
+    )
+
+
+def admit_top(drafts: Sequence[SessionDraft], budget_tokens: int) -> dict[SessionId, int]:
+    """Admit the ``budget_tokens`` best drafts, by (-survival, position, session).
+
+    Args:
+        drafts: This step's drafts, in any order; sessions differ.
+        budget_tokens: K >= 0 fixed before these drafts were made, or ALL.
+
+    Returns:
+        Each session's prefix length.  With K a draft of survival 0 is never admitted; ALL admits
+        everything.
+
+    Raises:
+        ValueError: The budget is negative and not ALL.
+    """
+    if budget_tokens == ALL:
+        return {draft.session: len(draft.survivals) for draft in drafts}
+    if budget_tokens < 0:
+        raise ValueError(f"a budget of {budget_tokens} tokens is neither K >= 0 nor ALL (-1)")
+    sessions, columns, _ = _ranked(drafts)
+    return _lengths(sessions, columns[:budget_tokens])
+
+
+def admit_causal(
+    drafts: Sequence[SessionDraft],
+    curve: Curve,
+    context_tokens: float,
+    plain_sessions: int = 0,
+) -> dict[SessionId, int]:
+    """Admit by Algorithm 1 of the paper: best first, until one more would not pay.
+
+    Theta = tau * SPS(B) with tau = R + sum of admitted survivals and B = R + admitted drafts; R
+    counts the plain sessions too.  The early stop is what makes it causal, and what makes it
+    miss the best size behind a cliff of a staircase curve.
+
+    Args:
+        drafts: This step's drafts, in any order; sessions differ.
+        curve: The replica's own curve.
+        context_tokens: Mean context length of the step's sessions.
+        plain_sessions: Sessions in the step that have no draft.
+    """
+    sessions, columns, survivals = _ranked(drafts)
+    if len(survivals) == 0:
+        return _lengths(sessions, columns)
+    num_sessions = len(sessions) + plain_sessions
+    batch_tokens = num_sessions + np.arange(len(survivals) + 1)
+    # cumsum adds from left to right: a partial sum never sees what comes after it.
+    expected_tokens = num_sessions + np.concatenate(([0.0], np.cumsum(survivals)))
+    tokens_per_s = expected_tokens / steps_seconds(
+        curve, sessions=num_sessions, batch_tokens=batch_tokens, context_tokens=context_tokens
+    )
+    worse = tokens_per_s[1:] <= tokens_per_s[:-1]
+    admitted = int(np.argmax(worse)) if worse.any() else len(survivals)
+    return _lengths(sessions, columns[:admitted])
+
+
+def _ranked(
+    drafts: Sequence[SessionDraft],
+) -> tuple[list[SessionId], NDArray[np.intp], NDArray[np.float64]]:
+    """Return the sessions by id, and all candidates best first: (column, survival).
+
+    A column is an index into the sessions.  Candidates with survival 0 (or not a number) and all
+    drafts after them in the block are left out.
+    """
+    ordered = sorted(drafts, key=lambda draft: draft.session)
+    sessions = [draft.session for draft in ordered]
+    # [position, session]: reading it row by row is reading by (position, session), so that a
+    # stable sort by -survival alone gives the whole order.
+    rows = list(zip_longest(*(draft.survivals for draft in ordered), fillvalue=0.0))
+    if not rows:
+        return sessions, np.empty(0, dtype=np.intp), np.empty(0)
+    # A survival above its predecessor is a fault of the drafter; min depends on the past only.
+    survivals = np.minimum.accumulate(np.array(rows, dtype=np.float64), axis=0)
+    flat = np.where(survivals > 0.0, np.minimum(survivals, 1.0), 0.0).ravel()
+    order = np.argsort(-flat, kind="stable")[: int(np.count_nonzero(flat))]
+    return sessions, order % len(sessions), flat[order]
+
+
+def _lengths(sessions: Sequence[SessionId], columns: NDArray[np.intp]) -> dict[SessionId, int]:
+    counts = np.bincount(columns, minlength=len(sessions))
+    return dict(zip(sessions, counts.tolist(), strict=True))

@@ -1,6 +1,25 @@
-"""SPS curves: what a step costs, by sessions, batch tokens and context length."""
+"""SPS curves: what a step costs, by sessions, batch tokens and context length.
 
+Cost is a staircase (graph buckets, kernel tiles), so a size between two measured ones costs what
+the larger one costs.  Above the largest measured size cost grows along the row's chord.  Between
+measured session counts and context lengths, where cost is smooth, it is interpolated; outside
+them the nearest one counts.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLAT_RATIO = 1.02
+"""A curve whose dearest step costs less than this many times its cheapest is called flat."""
+
+Seconds = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +45,179 @@ class Curve:
     version: str
     device: str
     points: tuple[CurvePoint, ...]
+
+    def __hash__(self) -> int:
+        # Cheap, because every lookup is keyed by it; equality still compares the points.
+        return hash((self.version, self.device, len(self.points)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Row:
+    """Costs of one (context, sessions) by batch tokens, ascending."""
+
+    sessions: int
+    batch_tokens: NDArray[np.int64]
+    step_s: Seconds
+    slope_s: float  # seconds a token above the largest size
+
+
+def make_curve(version: str, device: str, samples: Sequence[CurvePoint]) -> Curve:
+    """Build a curve: the median of repeats, forced monotone in batch tokens.
+
+    Args:
+        version: Digest of model, device, engine, threads and software version.
+        device: For people.
+        samples: Measurements; a (context, sessions, batch tokens) may be repeated.
+
+    Raises:
+        ValueError: There are no samples, or a value is not positive and finite.
+    """
+    if not samples:
+        raise ValueError("a curve needs at least one sample")
+    repeats: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    for sample in samples:
+        if not (math.isfinite(sample.step_s) and sample.step_s > 0):
+            raise ValueError(f"a step cannot take {sample.step_s} s: {sample}")
+        if sample.sessions < 1 or sample.batch_tokens < 1 or sample.context_tokens < 0:
+            raise ValueError(f"a step has sessions and tokens: {sample}")
+        key = (sample.context_tokens, sample.sessions, sample.batch_tokens)
+        repeats[key].append(sample.step_s)
+    points = []
+    row, dearest_s = (-1, -1), 0.0
+    for context_tokens, sessions, batch_tokens in sorted(repeats):
+        if (context_tokens, sessions) != row:
+            row, dearest_s = (context_tokens, sessions), 0.0
+        dearest_s = max(dearest_s, median(repeats[context_tokens, sessions, batch_tokens]))
+        points.append(
+            CurvePoint(
+                context_tokens=context_tokens,
+                sessions=sessions,
+                batch_tokens=batch_tokens,
+                step_s=dearest_s,
+            )
+        )
+    return Curve(version=version, device=device, points=tuple(points))
+
+
+@lru_cache(maxsize=256)
+def curve_problem(curve: Curve | None) -> str | None:
+    """Say in one sentence why a curve cannot guide a budget, or return None."""
+    if curve is None or not curve.points:
+        return "missing: no step curve was measured"
+    for point in curve.points:
+        if not (math.isfinite(point.step_s) and point.step_s > 0):
+            return f"broken: {point.batch_tokens} tokens are said to take {point.step_s} s"
+        if point.sessions < 1 or point.batch_tokens < 1:
+            return f"broken: a point has {point.sessions} sessions, {point.batch_tokens} tokens"
+    sizes = {point.batch_tokens for point in curve.points}
+    if len(sizes) < 2:
+        return f"too few points: only {min(sizes)} batch tokens were measured"
+    cheapest_s = min(point.step_s for point in curve.points)
+    dearest_s = max(point.step_s for point in curve.points)
+    if dearest_s < FLAT_RATIO * cheapest_s:
+        return (
+            f"flat: {max(sizes)} tokens cost no more than {min(sizes)}; "
+            "were these sizes really run?"
+        )
+    return None
+
+
+def step_seconds(curve: Curve, *, sessions: int, batch_tokens: int, context_tokens: float) -> float:
+    """Return the seconds of one step.
+
+    Args:
+        curve: A curve with at least one point.
+        sessions: Sessions in the step, at least 1.
+        batch_tokens: Tokens in the step: one for each session and the drafts.
+        context_tokens: Mean context length of its sessions.
+    """
+    sizes = np.array([batch_tokens], dtype=np.int64)
+    seconds = steps_seconds(
+        curve, sessions=sessions, batch_tokens=sizes, context_tokens=context_tokens
+    )
+    return float(seconds[0])
+
+
+def sps(curve: Curve, *, sessions: int, batch_tokens: int, context_tokens: float) -> float:
+    """Return steps a second; the arguments are those of ``step_seconds``."""
+    return 1.0 / step_seconds(
+        curve, sessions=sessions, batch_tokens=batch_tokens, context_tokens=context_tokens
+    )
+
+
+def steps_seconds(
+    curve: Curve, *, sessions: int, batch_tokens: NDArray[np.int64], context_tokens: float
+) -> Seconds:
+    """Return the seconds of steps of many sizes at once; see ``step_seconds``."""
+    contexts, layers = _grid(curve)
+    low, high, share = _between(contexts, context_tokens)
+    seconds = _layer_seconds(layers[low], sessions, batch_tokens)
+    if low != high:
+        seconds += share * (_layer_seconds(layers[high], sessions, batch_tokens) - seconds)
+    return seconds
+
+
+def contexts_of(curve: Curve) -> tuple[int, ...]:
+    """Return the context lengths that were measured, ascending."""
+    return _grid(curve)[0]
+
+
+def max_sessions_of(curve: Curve) -> int:
+    """Return the largest session count that was measured."""
+    return max(point.sessions for point in curve.points)
+
+
+@lru_cache(maxsize=256)
+def _grid(curve: Curve) -> tuple[tuple[int, ...], tuple[tuple[_Row, ...], ...]]:
+    """Return the contexts and, for each, its rows by sessions.
+
+    Monotone here too: a curve may come from a peer that did not force it.
+    """
+    cells: dict[int, dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for point in curve.points:
+        cells[point.context_tokens][point.sessions][point.batch_tokens] = point.step_s
+    contexts = tuple(sorted(cells))
+    return contexts, tuple(
+        tuple(_row(sessions, cells[context][sessions]) for sessions in sorted(cells[context]))
+        for context in contexts
+    )
+
+
+def _row(sessions: int, costs: dict[int, float]) -> _Row:
+    sizes = np.array(sorted(costs), dtype=np.int64)
+    step_s = np.maximum.accumulate(np.array([costs[int(size)] for size in sizes]))
+    if len(sizes) > 1:
+        slope_s = float((step_s[-1] - step_s[0]) / (sizes[-1] - sizes[0]))
+    else:
+        slope_s = float(step_s[0] / sizes[0])  # proportional: the dearest plausible guess
+    return _Row(sessions=sessions, batch_tokens=sizes, step_s=step_s, slope_s=slope_s)
+
+
+def _layer_seconds(
+    rows: tuple[_Row, ...], sessions: int, batch_tokens: NDArray[np.int64]
+) -> Seconds:
+    low, high, share = _between([row.sessions for row in rows], sessions)
+    seconds = _row_seconds(rows[low], batch_tokens)
+    if low != high:
+        seconds += share * (_row_seconds(rows[high], batch_tokens) - seconds)
+    return seconds
+
+
+def _row_seconds(row: _Row, batch_tokens: NDArray[np.int64]) -> Seconds:
+    index = np.searchsorted(row.batch_tokens, batch_tokens, side="left")
+    beyond = np.maximum(batch_tokens - row.batch_tokens[-1], 0)
+    seconds: Seconds = row.step_s[np.minimum(index, len(row.step_s) - 1)] + row.slope_s * beyond
+    return seconds
+
+
+def _between(marks: Sequence[int], value: float) -> tuple[int, int, float]:
+    """Return (low, high, share) with value = marks[low] + share * (marks[high] - marks[low]).
+
+    Outside the marks the nearest one is returned twice.
+    """
+    if value <= marks[0]:
+        return 0, 0, 0.0
+    if value >= marks[-1]:
+        return len(marks) - 1, len(marks) - 1, 0.0
+    high = next(i for i, mark in enumerate(marks) if mark >= value)
+    return high - 1, high, (value - marks[high - 1]) / (marks[high] - marks[high - 1])

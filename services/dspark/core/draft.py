@@ -4,7 +4,7 @@ One round asks, for each of its sessions, for up to gamma tokens after an anchor
 Everything is stamped so that an answer can be matched to exactly one question.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -91,6 +91,31 @@ class RoundReply:
     draft_s: float = 0.0
     queue_s: float = 0.0
     draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRequest:
+    """What a block drafter is asked for one session.
+
+    Attributes:
+        key: The session, unique over all verifiers of this drafter.
+        anchor: The last committed token, at position ``base_length``.
+        base_length: Cached context rows there must be.
+        max_tokens: Draft at most this many, 1..gamma.
+    """
+
+    key: Hashable
+    anchor: int
+    base_length: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """x_1 .. x_n with their calibrated confidences c_1 .. c_n."""
+
+    tokens: tuple[int, ...]
+    confidences: tuple[float, ...]
 
 
 def survivals(confidences: Sequence[float]) -> tuple[float, ...]:

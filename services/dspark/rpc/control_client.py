@@ -50,7 +50,7 @@ class ControllerLink:
         """Keep ``fleet`` at the newest snapshot."""
         self._spawn(self._retry("fleet", self._watch_fleet))
 
-    def start_watching_budget(self, pool: str, on_budget: Callable[[Budget], None]) -> None:
+    def start_watching_budget(self, pool: str, on_budget: Callable[[Budget], object]) -> None:
         """Call ``on_budget`` with every budget of ``pool``."""
 
         async def watch() -> None:

@@ -1,21 +1,39 @@
 """``python -m dspark.training STAGE --settings JSON``: every stage with its settings as JSON."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
+from dspark.training.drafter import DrafterSettings, train_drafter
+from dspark.training.features import FeatureSettings, make_features
+from dspark.training.repetition import PolishSettings, polish_target
 from dspark.training.target import TargetSettings, train_target
+
+_STAGES = {
+    "target": (TargetSettings, train_target),
+    "polish": (PolishSettings, polish_target),
+    "features": (FeatureSettings, make_features),
+    "drafter": (DrafterSettings, train_drafter),
+}
 
 
 def main() -> None:
     """Run one stage."""
-    parser = argparse.ArgumentParser(prog="python -m dspark.training")
-    parser.add_argument("stage", choices=["target"])
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, default={})
+    parser = argparse.ArgumentParser(prog="python -m dspark.training", description=__doc__)
+    parser.add_argument("stage", choices=sorted(_STAGES))
+    parser.add_argument(
+        "settings", type=json.loads, help="settings of the stage as a JSON object; paths as strings"
+    )
     args = parser.parse_args()
-    train_target(TargetSettings(work=args.work, out=args.out, **args.settings))
+    kind, run = _STAGES[args.stage]
+    values = dict(args.settings)
+    for field in dataclasses.fields(kind):
+        if field.type in (Path, "Path") and field.name in values:
+            values[field.name] = Path(values[field.name])
+        elif isinstance(values.get(field.name), list):
+            values[field.name] = tuple(values[field.name])
+    run(kind(**values))  # type: ignore[operator]  # each stage takes its own settings
 
 
 if __name__ == "__main__":

@@ -61,9 +61,7 @@ def _division(rng: random.Random) -> tuple[str, str]:
     lines, rest = [f"We divide {a} by {b} digit by digit, from the left."], 0
     for digit in str(a):
         value = rest * 10 + int(digit)
-        lines.append(
-            f"Bring down {digit}: {value} / {b} = {value // b}, remainder {value % b}."
-        )
+        lines.append(f"Bring down {digit}: {value} / {b} = {value // b}, remainder {value % b}.")
         rest = value % b
     return question, "\n".join([*lines, f"The answer is {a // b} remainder {a % b}."])
 
@@ -71,9 +69,7 @@ def _division(rng: random.Random) -> tuple[str, str]:
 def _equation(rng: random.Random) -> tuple[str, str]:
     a, x, b = rng.randint(2, 12), rng.randint(1, 30), rng.randint(1, 60)
     c = a * x + b
-    question = rng.choice(
-        (f"Solve {a}x + {b} = {c} for x.", f"If {a}x + {b} = {c}, what is x?")
-    )
+    question = rng.choice((f"Solve {a}x + {b} = {c} for x.", f"If {a}x + {b} = {c}, what is x?"))
     answer = (
         f"Start with {a}x + {b} = {c}.\nSubtract {b} from both sides: {a}x = {c} - {b} = {c - b}.\n"
         f"Divide both sides by {a}: x = {c - b} / {a} = {x}.\nThe answer is {x}."

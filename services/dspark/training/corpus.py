@@ -24,7 +24,7 @@ from dspark.training.arithmetic import worked_page, worked_problem
 DOMAINS = ("code", "prose", "arithmetic")
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data"}
 _LICENCE = re.compile(r"licen[cs]e|copyright|all rights reserved|warrant(y|ies)", re.IGNORECASE)
-_C_MODULES = (
+_C_MODULES = (  # noqa: SIM905  # 37 quoted names would be harder to read
     "builtins math cmath itertools time array zlib binascii errno fcntl gc _io marshal mmap "
     "operator posix select signal sys unicodedata _collections _functools _socket _ssl _struct "
     "_sqlite3 _thread _ctypes _csv _datetime _decimal _elementtree _heapq _json _pickle _random"
@@ -84,7 +84,7 @@ def cut_source(source: str, chunk_chars: int) -> list[str]:
         top = line.startswith(("def ", "class ", "@", "async def "))
         inner = line.startswith(("    def ", "    @")) and size > 1.5 * chunk_chars
         after_decorator = bool(current) and current[-1].lstrip().startswith("@")
-        if (size >= chunk_chars and top or inner) and not after_decorator:
+        if ((size >= chunk_chars and top) or inner) and not after_decorator:
             pieces.append("".join(current))
             current, size = [], 0
         current.append(line)
@@ -259,7 +259,8 @@ def drop_near_duplicates(documents: list[Document], threshold: float = 0.5) -> l
     """Drop documents of which more than ``threshold`` of the long lines were seen before.
 
     Lines count once they are 20 characters long; documents are compared within their domain and
-    form, for a reference page or a chat turn restates its module's code on purpose. Arithmetic is drawn fresh and kept as it is.
+    form, for a reference page or a chat turn restates its module's code on purpose. Arithmetic is
+    drawn fresh and kept as it is.
     """
     seen: dict[tuple[str, bool], set[int]] = {}
     kept: list[Document] = []
@@ -282,9 +283,7 @@ def hash_line(line: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def split(
-    documents: list[Document], cfg: CorpusSettings
-) -> tuple[list[Document], list[Document]]:
+def split(documents: list[Document], cfg: CorpusSettings) -> tuple[list[Document], list[Document]]:
     """Split by group into (train, held out), by a hash of the group's name and the seed.
 
     A module and its tests share a group key, for tests quote the documentation of their module.

@@ -48,7 +48,7 @@ class MuonAdamW:
         for optimizer, base in self._bases:
             for group in optimizer.param_groups:
                 group["lr"] = base * scale
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]  # Muon ships no annotation here
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, object]:

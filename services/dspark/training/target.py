@@ -1,6 +1,7 @@
 """Train the target: a small Qwen3 causal language model on the corpus."""
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +12,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from dspark.training.corpus import CorpusSettings, Document, collect, read_documents
-from dspark.training.corpus import write_documents
+from dspark.training.corpus import (
+    CorpusSettings,
+    Document,
+    collect,
+    read_documents,
+    write_documents,
+)
+from dspark.training.journal import append_facts
 from dspark.training.optimizer import MuonAdamW, schedule
 from dspark.training.stream import Streams, build_streams, document_ids, load_streams, save_streams
 from dspark.training.tokenizer import EOS, load_tokenizer, train_tokenizer
@@ -116,9 +123,7 @@ def language_loss(model: Qwen3ForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float().view(-1, vocab), ids[:, 1:].reshape(-1))
 
 
-def save_target(
-    folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def save_target(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Save model (half precision) and tokenizer as a Hugging Face folder."""
     folder.mkdir(parents=True, exist_ok=True)
     half = Qwen3ForCausalLM(model.config)
@@ -177,7 +182,7 @@ def bits_per_byte(
         logits = model(input_ids=padded[:, :-1], use_cache=False).logits
         losses = F.cross_entropy(logits.transpose(1, 2), padded[:, 1:], reduction="none")
         total += float(losses[scored[:, 1:]].sum())
-    return total / np.log(2) / num_bytes
+    return total / math.log(2) / num_bytes
 
 
 def train_target(cfg: TargetSettings) -> Path:
@@ -198,7 +203,6 @@ def train_target(cfg: TargetSettings) -> Path:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done, spent_s = state["done"], state["spent_s"]
-    log = (cfg.work / "target.log.jsonl").open("a")
     bar = tqdm(total=cfg.num_tokens, initial=done, unit="tok", mininterval=5.0)
     began = saved = time.monotonic()
     average = 0.0
@@ -214,17 +218,17 @@ def train_target(cfg: TargetSettings) -> Path:
         rng = np.random.default_rng([cfg.seed, done])
         ids = streams.windows(rng, cfg.batch_tokens // length, length + 1, cfg.shares)
         loss = language_loss(model, ids)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step(schedule(progress))
         done += cfg.batch_tokens
-        average = float(loss) if average == 0.0 else 0.95 * average + 0.05 * float(loss)
+        average = loss.item() if average == 0.0 else 0.95 * average + 0.05 * loss.item()
         bar.update(cfg.batch_tokens)
         bar.set_postfix(loss=f"{average:.3f}")
-        print(json.dumps({"tokens": done, "s": round(elapsed, 1), "loss": float(loss)}), file=log)
+        facts: dict[str, object] = {"tokens": done, "s": round(elapsed, 1), "loss": loss.item()}
+        append_facts(cfg.work / "target.log.jsonl", facts)
         if time.monotonic() - saved > cfg.checkpoint_s:
             saved = time.monotonic()
             _save_state(checkpoint, model, optimizer, done, elapsed)
-            log.flush()
     elapsed = spent_s + time.monotonic() - began
     _save_state(checkpoint, model, optimizer, done, elapsed)
     save_target(cfg.out, model, tokenizer)

@@ -3,6 +3,3 @@
 ``v1`` is generated from ``proto/`` by ``make proto`` and never edited.  Each module converts one
 noun both ways, checks what it receives, and decides nothing.
 """
-
-PROTOCOL_VERSION = 1
-"""Version of the protocol's semantics; see common.proto."""

@@ -1,0 +1,83 @@
+# Everything a contributor runs.  `make demo` and `make test` need a machine with Python >= 3.11
+# and a compiler-free pip; they make their own environment in .venv the first time.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.setup-done
+# The newest interpreter that the packages are built for.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+  command -v $$p > /dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2> /dev/null \
+  && { echo $$p; break; }; done)
+# torch goes in first and alone: the index's build for this machine is taken (a CPU build where
+# that is what it offers), and nothing later replaces it.
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+NEEDED_MB := 6000
+BUF_VERSION := 1.75.0
+BUF_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dspark/buf-$(BUF_VERSION)
+BUF := $(BUF_DIR)/node_modules/.bin/buf
+PROTOS := $(wildcard proto/dspark/wire/v1/*.proto)
+
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test unit e2e check fix proto train clean
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP) ## Make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "dspark: Python 3.11 or 3.12 is needed and none was found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "dspark: $(PYTHON) lacks the venv module: install your system's python3-venv package" >&2; exit 1; }
+	@test -e $(PY) || { free=$$(df -Pm . | awk 'NR == 2 { print $$4 }'); test "$$free" -ge $(NEEDED_MB) || { echo "dspark: $(NEEDED_MB) MB of free disk are needed here for the environment, and $$free MB are free" >&2; exit 1; }; }
+	@test -e $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "dspark: installing packages into $(VENV) (once; a few minutes)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP) ## Start the stack, compare with and without speculation, serve until Ctrl-C
+	@$(BIN)/dspark demo
+
+serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
+	@$(BIN)/dspark up --config configs/demo.yaml
+
+test: unit e2e ## Unit tests, then the whole-system tests
+
+unit: $(STAMP) ## Unit tests (about a minute)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2
+
+e2e: $(STAMP) ## Whole-system tests: real processes, a real model (a few minutes)
+	$(BIN)/pytest e2e
+
+check: $(STAMP) ## Lint, types, layers, protocols
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory buf-lint; else echo "buf lint: skipped (no npm on this machine)"; fi
+
+.PHONY: buf-lint
+buf-lint: $(BUF)
+	cd proto && $(BUF) lint
+
+$(BUF):
+	@mkdir -p $(BUF_DIR)
+	@npm install --silent --no-audit --no-fund --prefix $(BUF_DIR) @bufbuild/buf@$(BUF_VERSION) > /dev/null
+
+fix: $(STAMP) ## Format, and repair what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(STAMP) ## Generate services/dspark/wire/v1 from proto/
+	PATH="$(abspath $(BIN)):$$PATH" $(PY) -m grpc_tools.protoc -I proto --python_out=services --grpc_python_out=services \
+	  --mypy_out=quiet:services --mypy_grpc_out=quiet:services $(PROTOS)
+
+train: $(STAMP) ## Train the demo pair again (hours)
+	$(BIN)/dspark train target && $(BIN)/dspark train drafter && $(BIN)/dspark calibrate && $(BIN)/dspark eval
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

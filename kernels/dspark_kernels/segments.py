@@ -1,0 +1,205 @@
+"""Which queries see which keys: the ragged layout of one forward pass.
+
+A forward pass carries the new tokens of several sessions, one after the other.  A session's
+keys lie in pages of a shared pool; its token at position i sees positions 0 .. i, or the last
+``sliding_window`` of them.  This file turns that into flat index arrays, once per forward pass
+and not once per layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+TILE_ENTRIES = 1 << 16
+"""(query head, key) pairs handled at once: scores and indices of a tile stay in cache."""
+
+KEPT_ENTRIES = 1 << 23
+"""Up to this many pairs, tiles are kept for the following layers; above, they are rebuilt."""
+
+LANES = 64
+"""Scores are padded to a multiple of this: see `Tile.scores`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """A run of query rows with all of their keys (row = token * num_query_heads + head).
+
+    Attributes:
+        first_row: First query row.
+        num_rows: Query rows.
+        key_rows: [E] int32, rows of the pool seen as [slots * kv_heads, head_dim].
+        offsets: [num_rows + 1] int32, where each query row's entries begin.
+        counts: [num_rows] int64, entries of each query row.
+        scores: [E rounded up to LANES] float32 scratch.  The padding keeps vectorised
+            elementwise functions off their scalar tail, whose last bit differs.
+    """
+
+    first_row: int
+    num_rows: int
+    key_rows: torch.Tensor
+    offsets: torch.Tensor
+    counts: torch.Tensor
+    scores: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segments:
+    """The new tokens of several sessions, in the order of the flat batch.
+
+    Attributes:
+        slots: For each session, the pool slots (page * page_tokens + offset) of its
+            positions 0 .. start + n - 1, int64.
+        starts: Position of each session's first new token.
+        lengths: Number of new tokens of each session, at least 1.
+    """
+
+    slots: tuple[NDArray[np.int64], ...]
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    _tiles: dict[tuple[int, int, int | None], tuple[Tile, ...] | None] = field(
+        default_factory=dict, repr=False
+    )
+
+    @classmethod
+    def of(
+        cls,
+        block_tables: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        page_tokens: int,
+    ) -> "Segments":
+        """Build from block tables: page ids of each session, in position order.
+
+        Raises:
+            ValueError: A table is too short for its session, or a length is below 1.
+        """
+        slots = []
+        for table, start, length in zip(block_tables, starts, lengths, strict=True):
+            stop = start + length
+            if length < 1 or start < 0:
+                raise ValueError(f"a segment of {length} tokens at {start} is none")
+            if len(table) * page_tokens < stop:
+                raise ValueError(
+                    f"{len(table)} pages of {page_tokens} tokens cannot hold {stop} tokens"
+                )
+            slots.append(slots_of(table, 0, stop, page_tokens=page_tokens))
+        return cls(slots=tuple(slots), starts=tuple(starts), lengths=tuple(lengths))
+
+    @property
+    def num_tokens(self) -> int:
+        """T: new tokens of all sessions."""
+        return sum(self.lengths)
+
+    def new_slots(self) -> torch.Tensor:
+        """[T] int64: the slots that the new tokens' keys and values go to."""
+        return torch.from_numpy(
+            np.concatenate(
+                [slots[start:] for slots, start in zip(self.slots, self.starts, strict=True)]
+            )
+        )
+
+    def positions(self) -> torch.Tensor:
+        """[T] int64: positions of the new tokens."""
+        return torch.from_numpy(
+            np.concatenate(
+                [
+                    np.arange(start, start + length)
+                    for start, length in zip(self.starts, self.lengths, strict=True)
+                ]
+            )
+        )
+
+    def tiles(
+        self, num_query_heads: int, num_kv_heads: int, sliding_window: int | None
+    ) -> Sequence[Tile]:
+        """Tiles of all query rows, in order; kept between layers of the same geometry."""
+        key = (num_query_heads, num_kv_heads, sliding_window)
+        kept = self._tiles.get(key)
+        if kept is not None:
+            return kept
+        built = tuple(
+            _tile(self, run, num_query_heads, num_kv_heads, sliding_window)
+            for run in _runs(self, num_query_heads, sliding_window)
+        )
+        if sum(tile.key_rows.numel() for tile in built) <= KEPT_ENTRIES:
+            self._tiles[key] = built
+        return built
+
+
+def slots_of(
+    block_table: Sequence[int], start: int, stop: int, *, page_tokens: int
+) -> NDArray[np.int64]:
+    """Pool slots of positions start .. stop - 1: page * page_tokens + offset, int64."""
+    first, last = start // page_tokens, -(-stop // page_tokens)
+    pages = np.asarray(block_table[first:last], dtype=np.int64)
+    slots = (pages[:, None] * page_tokens + np.arange(page_tokens)).reshape(-1)
+    return slots[start - first * page_tokens : stop - first * page_tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive tokens of the flat batch: (session, first key, one past the last key)."""
+
+    first_token: int
+    tokens: list[tuple[int, int, int]]
+
+
+def _runs(segments: Segments, num_query_heads: int, sliding_window: int | None) -> list[_Run]:
+    """Cut the batch into runs of whole tokens with about TILE_ENTRIES entries each."""
+    runs: list[_Run] = []
+    entries = TILE_ENTRIES
+    token = 0
+    for session, (start, length) in enumerate(
+        zip(segments.starts, segments.lengths, strict=True)
+    ):
+        for position in range(start, start + length):
+            stop = position + 1
+            low = 0 if sliding_window is None else max(0, stop - sliding_window)
+            size = (stop - low) * num_query_heads
+            if entries + size > TILE_ENTRIES:
+                runs.append(_Run(first_token=token, tokens=[]))
+                entries = 0
+            runs[-1].tokens.append((session, low, stop))
+            entries += size
+            token += 1
+    return runs
+
+
+def _tile(
+    segments: Segments,
+    run: _Run,
+    num_query_heads: int,
+    num_kv_heads: int,
+    sliding_window: int | None,
+) -> Tile:
+    counts = np.repeat(
+        np.array([stop - low for _, low, stop in run.tokens], dtype=np.int64), num_query_heads
+    )
+    offsets = np.zeros(len(counts) + 1, dtype=np.int32)
+    np.cumsum(counts, out=offsets[1:])
+    num_entries = int(offsets[-1])
+    key_rows = np.empty(num_entries, dtype=np.int32)
+    kv_head = np.repeat(np.arange(num_kv_heads), num_query_heads // num_kv_heads)[:, None]
+    base: NDArray[np.int64] | None = None
+    current = None
+    begin = 0
+    for session, low, stop in run.tokens:
+        if session != current:
+            current = session
+            base = segments.slots[session] * num_kv_heads + kv_head
+        assert base is not None
+        end = begin + (stop - low) * num_query_heads
+        key_rows[begin:end].reshape(num_query_heads, -1)[:] = base[:, low:stop]
+        begin = end
+    return Tile(
+        first_row=run.first_token * num_query_heads,
+        num_rows=len(counts),
+        key_rows=torch.from_numpy(key_rows),
+        offsets=torch.from_numpy(offsets),
+        counts=torch.from_numpy(counts),
+        scores=torch.zeros(-(-num_entries // LANES) * LANES),
+    )

@@ -1,0 +1,142 @@
+"""``dspark status`` and ``dspark scale``."""
+
+import getpass
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+
+from dspark.cli.fleet_view import describe_pools, pool_tables
+from dspark.cli.options import Json, StateDir, state_folder
+from dspark.cli.stack.record import StackRecord, read_record, require_running
+
+_TIMEOUT_S = 3.0
+_WATCH_S = 1.0
+
+
+def status(
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show again every second.")] = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Show pools, replicas, budgets, accepted length, tokens/s and bytes moved.
+
+    JSON: {"phase", "problem", "model", "gateway", "controller": {"address", "reachable", "term",
+    "problem"}, "processes": {NAME: {"pid", "restarts", "alive"}}, "pools": [{"name", "role",
+    "wanted_replicas", "ready_replicas", "conditions", "serve", "budget", "tokens_per_s",
+    "accepted_length", "bytes_per_session_round", "replicas": [{"name", "pid", "state",
+    ...}]}]}.  Rates are those of the newest reports: null when nothing was decoded.
+    Without a controller "pools" is empty and "controller" says so; exit code 0 all the same.
+    """
+    folder = state_folder(state_dir)
+    if as_json:
+        print(json.dumps(_collect(folder), indent=1))
+        return
+    console = Console(highlight=False)
+    if not watch:
+        console.print(_render(_collect(folder)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_render(_collect(folder)), refresh=True)
+            time.sleep(_WATCH_S)
+
+
+def scale(
+    pool: Annotated[str, typer.Option(help="Which pool: prefill, drafter or verifier.")],
+    replicas: Annotated[int, typer.Option(min=0, help="How many replicas.")],
+    reason: Annotated[str, typer.Option(help="For the controller's log.")] = "dspark scale",
+    state_dir: StateDir = None,
+) -> None:
+    """Ask the controller for a number of replicas; the pool follows within seconds."""
+    from dspark.rpc.ask import ask_for_replicas
+
+    record = require_running(state_folder(state_dir))
+    limits = _limits(state_folder(state_dir), pool)
+    if limits is not None and not limits[0] <= replicas <= limits[1]:
+        raise ValueError(
+            f"pool {pool} may have {limits[0]} to {limits[1]} replicas (pools.{pool}.min_replicas "
+            f"and max_replicas), not {replicas}"
+        )
+    previous = ask_for_replicas(
+        record.controller, pool, replicas, author=getpass.getuser(), reason=reason,
+        timeout_s=_TIMEOUT_S,
+    )  # fmt: skip
+    print(f"{pool}: {previous} -> {replicas} replicas wanted")
+
+
+def _collect(folder: Path) -> dict[str, Any]:
+    from dspark.rpc.ask import fleet_snapshot
+
+    record = read_record(folder)
+    if record is None or record.supervisor() is None:
+        return _not_running(folder, record)
+    controller: dict[str, Any] = {"address": record.controller, "reachable": True, "problem": ""}
+    pools: list[dict[str, Any]] = []
+    try:
+        fleet = fleet_snapshot(record.controller, timeout_s=_TIMEOUT_S)
+        pools = describe_pools(fleet, record.pools)
+        controller["term"] = fleet.term
+    except ConnectionError as error:
+        controller |= {"reachable": False, "problem": str(error), "term": None}
+    return {
+        "phase": record.phase,
+        "problem": record.problem,
+        "model": record.model,
+        "gateway": record.gateway,
+        "controller": controller,
+        "processes": {name: asdict(child) for name, child in record.children.items()},
+        "pools": pools,
+    }
+
+
+def _not_running(folder: Path, record: StackRecord | None) -> dict[str, Any]:
+    problem = "" if record is None else record.problem
+    if record is not None and record.phase in {"ready", "starting", "stopping"}:
+        problem = f"its supervisor (process {record.supervisor_pid}) is gone: run `dspark down`"
+    return {
+        "phase": "stopped" if record is None or record.phase != "failed" else "failed",
+        "problem": problem or f"nothing runs here (looked in {folder})",
+        "model": "",
+        "gateway": "",
+        "controller": {"address": "", "reachable": False, "problem": "not running", "term": None},
+        "processes": {},
+        "pools": [],
+    }
+
+
+def _render(state: dict[str, Any]) -> RenderableType:
+    head = f"[bold]{state['phase']}[/]"
+    if state["gateway"]:
+        head += f"  {state['gateway']}/v1  model {state['model']}"
+    lines: list[RenderableType] = [head]
+    if state["problem"]:
+        lines.append(f"  {state['problem']}")
+    for name, child in state["processes"].items():
+        restarts = f", restarted {child['restarts']} times" if child["restarts"] else ""
+        lines.append(f"  {name}: pid {child['pid']}{'' if child['alive'] else ' (dead)'}{restarts}")
+    if state["processes"] and not state["controller"]["reachable"]:
+        lines.append(
+            f"  {state['controller']['problem']}: replicas go on with their last budgets, then "
+            "admit by their own curves; output is not affected"
+        )
+    if state["pools"]:
+        lines += ["", pool_tables(state["pools"])]
+    return Group(*lines)
+
+
+def _limits(folder: Path, pool: str) -> tuple[int, int] | None:
+    """Return the configured bounds of a pool, or None for one that is not of the file."""
+    try:
+        system = json.loads((folder / "system.json").read_text())
+    except FileNotFoundError:
+        return None
+    for entry in system["pools"].values():
+        if entry["settings"]["pool"] == pool:
+            return entry["min_replicas"], entry["max_replicas"]
+    return None

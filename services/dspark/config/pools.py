@@ -1,0 +1,80 @@
+"""How many replicas a pool has, where they go, and the settings that each of them gets."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from dspark.config.base import Settings
+from dspark.config.drafter import DrafterSettings
+from dspark.config.prefill import PrefillSettings
+from dspark.config.verifier import VerifierSettings
+
+
+class PoolSettings(Settings):
+    """Size and placement of a pool; what its replicas do is in ``settings``."""
+
+    replicas: int = Field(default=1, ge=0)
+    """Replicas at start; afterwards the controller's wish counts."""
+    min_replicas: int = Field(default=1, ge=0)
+    """Never fewer; 0 lets the pool be emptied."""
+    max_replicas: int = Field(default=2, ge=1)
+    """Never more."""
+    num_cpus: float = Field(default=0.1, ge=0)
+    """Ray's CPUs that a replica reserves (a bookkeeping number, not a limit)."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Ray's GPUs that a replica reserves."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources that a replica reserves: which kind of node it goes to."""
+    device: str | None = None
+    """Torch device of this pool; absent: the model's."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of this pool's engines; absent: the model's."""
+
+    @model_validator(mode="after")
+    def _bounds_hold(self) -> Self:
+        if not self.min_replicas <= self.replicas <= self.max_replicas:
+            raise ValueError(
+                f"replicas must lie between min_replicas and max_replicas, and {self.replicas} "
+                f"is not in {self.min_replicas}..{self.max_replicas}"
+            )
+        return self
+
+
+class PrefillPool(PoolSettings):
+    """The prefill pool; without a replica, verifiers run prompts themselves."""
+
+    min_replicas: int = Field(default=0, ge=0)
+    """Never fewer; 0 lets the pool be emptied."""
+    settings: PrefillSettings = PrefillSettings()
+    """What a prefill replica does."""
+
+
+class DrafterPool(PoolSettings):
+    """The drafter pool; without a replica, sessions decode plainly."""
+
+    min_replicas: int = Field(default=0, ge=0)
+    """Never fewer; 0 lets the pool be emptied."""
+    settings: DrafterSettings = DrafterSettings()
+    """What a drafter replica does."""
+
+
+class VerifierPool(PoolSettings):
+    """The verifier pool: it owns the sessions."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    """Never fewer; without a verifier nothing is served."""
+    replicas: int = Field(default=1, ge=1)
+    """Replicas at start; afterwards the controller's wish counts."""
+    settings: VerifierSettings = VerifierSettings()
+    """What a verifier replica does."""
+
+
+class Pools(Settings):
+    """The three pools; each is a Ray Serve application of its own."""
+
+    prefill: PrefillPool = PrefillPool()
+    """Runs prompts."""
+    drafter: DrafterPool = DrafterPool()
+    """Drafts blocks."""
+    verifier: VerifierPool = VerifierPool()
+    """Verifies, samples, commits."""

@@ -1,0 +1,103 @@
+"""Settings of a whole system: one file, every role."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from dspark.config.base import Settings
+from dspark.config.controller import ControllerSettings
+from dspark.config.endpoint import EndpointSettings
+from dspark.config.gateway import GatewaySettings
+from dspark.config.model import ModelSettings
+from dspark.config.pools import Pools, PoolSettings
+from dspark.config.ray import RaySettings
+
+
+class SystemSettings(Settings):
+    """Everything that ``dspark up`` starts."""
+
+    model: ModelSettings = ModelSettings()
+    """Which pair is served."""
+    endpoint: EndpointSettings = EndpointSettings()
+    """Where replicas listen; ``controller`` follows from the controller's host and port."""
+    pools: Pools = Pools()
+    """Sizes, placement and settings of the three pools."""
+    gateway: GatewaySettings = GatewaySettings()
+    """The HTTP front; ``controller`` follows from the controller's host and port."""
+    controller: ControllerSettings = ControllerSettings()
+    """Registry and budgets; a relative ``store`` lies in the state folder."""
+    ray: RaySettings = RaySettings()
+    """Placement and health."""
+    state_dir: Path | None = None
+    """Where logs and the description of the running stack are kept; null: the user's state
+    folder (``$XDG_STATE_HOME/dspark`` or ``~/.local/state/dspark``)."""
+    start_timeout_s: float = Field(default=300.0, gt=0)
+    """How long everything may take to become ready."""
+
+    @model_validator(mode="after")
+    def _pools_fit_the_model(self) -> Self:
+        drafter = self.pools.drafter
+        if self.model.drafter is None and drafter.replicas > 0:
+            raise ValueError(
+                f"pools.drafter.replicas is {drafter.replicas} but model.drafter is null: "
+                "name a drafter or set pools.drafter.replicas to 0"
+            )
+        chunk, page = self.pools.prefill.settings.chunk_tokens, self.model.page_tokens
+        if chunk % page:
+            raise ValueError(
+                f"pools.prefill.settings.chunk_tokens must be a multiple of model.page_tokens, "
+                f"and {chunk} is not one of {page}"
+            )
+        return self
+
+    def with_ports(self, *, controller_port: int, gateway_port: int, state_dir: Path) -> Self:
+        """Return a copy in which every address is definite.
+
+        Args:
+            controller_port: Port that the controller will listen on.
+            gateway_port: Port that the gateway will listen on.
+            state_dir: Existing folder for logs and state.
+        """
+        store = self.controller.store
+        controller = self.controller.model_copy(
+            update={
+                "port": controller_port,
+                "store": store if store == "memory" else str(state_dir / store),
+                "initial_replicas": self.wanted() | self.controller.initial_replicas,
+            }
+        )
+        reached_at = f"{_reachable(controller.host)}:{controller_port}"
+
+        def follow(given: EndpointSettings | GatewaySettings) -> dict[str, object]:
+            explicit = "controller" in given.model_fields_set
+            return {} if explicit else {"controller": reached_at}
+
+        gateway_update = {
+            **follow(self.gateway),
+            "port": gateway_port,
+            "fleet_file": self.gateway.fleet_file or str(state_dir / "fleet.json"),
+        }
+        return self.model_copy(
+            update={
+                "controller": controller,
+                "endpoint": self.endpoint.model_copy(update=follow(self.endpoint)),
+                "gateway": self.gateway.model_copy(update=gateway_update),
+                "state_dir": state_dir,
+            }
+        )
+
+    def wanted(self) -> dict[str, int]:
+        """Return the configured replicas by pool name."""
+        pools = (self.pools.prefill, self.pools.drafter, self.pools.verifier)
+        return {pool.settings.pool: pool.replicas for pool in pools}
+
+    def model_of(self, pool: PoolSettings) -> ModelSettings:
+        """Return the model settings with the pool's own device and threads."""
+        own = {"device": pool.device, "threads": pool.threads}
+        update = {key: value for key, value in own.items() if value is not None}
+        return self.model.model_copy(update=update)
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in {"0.0.0.0", "::"} else host

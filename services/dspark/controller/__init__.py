@@ -1,0 +1,9 @@
+"""The controller: who is in the fleet, what each pool is told, how many replicas are wanted.
+
+The path: ``service`` receives registrations and reports -> ``registry`` keeps what can be
+believed -> ``loop`` observes once in a tick, calls the pure ``core.plan``, and publishes ->
+``service`` hands the newest budget and fleet to every watcher.
+
+What never happens here: a token, a draft or a row passes through; a request waits for us.  Losing
+this process costs speed, never output.
+"""

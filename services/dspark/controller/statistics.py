@@ -1,0 +1,68 @@
+"""Statistics: what plans are computed from, gathered over replicas: acceptance and curves."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from dspark.core.curve import Curve, curve_problem, make_curve
+from dspark.core.fleet import Replica
+from dspark.core.ids import PoolName
+from dspark.core.issue import BudgetKey
+from dspark.core.reports import MAX_VECTORS
+from dspark.core.reservoir import Acceptance, Reservoir, pool_survivals
+
+_CURVES_POOLED = 5  # replicas whose measurements make a class's curve
+
+
+class Statistics:
+    """Committed survivals by pool and curves by class; computed again only on a change."""
+
+    def __init__(self, reservoir_size: int) -> None:
+        self._reservoir_size = reservoir_size
+        self._reservoirs: dict[PoolName, Reservoir] = {}
+        self._acceptance: dict[PoolName, tuple[int, Acceptance]] = {}
+        self._curves: dict[BudgetKey, Curve] | None = None  # None: to be made again
+
+    def add(self, replica: Replica, survivals: Sequence[tuple[float, ...]]) -> None:
+        """Take in the survivals of a verifier's committed rounds, newest last."""
+        if replica.pool not in self._reservoirs:
+            self._reservoirs[replica.pool] = Reservoir(self._reservoir_size)
+        self._reservoirs[replica.pool].add(replica.name, survivals[-MAX_VECTORS:])
+
+    def depart(self, replica: Replica) -> None:
+        """Note that a replica left."""
+        if replica.pool in self._reservoirs:
+            self._reservoirs[replica.pool].depart(replica.name)
+        self._curves = None
+
+    def curves_changed(self) -> None:
+        """Note that a replica came, or brought another curve."""
+        self._curves = None
+
+    def acceptance(self) -> Mapping[PoolName, Acceptance]:
+        """Return each pool's acceptance."""
+        for pool, reservoir in self._reservoirs.items():
+            known = self._acceptance.get(pool)
+            if known is None or known[0] != reservoir.added:
+                self._acceptance[pool] = (reservoir.added, pool_survivals(reservoir.vectors()))
+        return {pool: pooled for pool, (_, pooled) in self._acceptance.items()}
+
+    def curves(self, replicas: Sequence[Replica]) -> Mapping[BudgetKey, Curve]:
+        """Return each class's curve: the median of what its first replicas measured."""
+        if self._curves is None:
+            measured: defaultdict[BudgetKey, list[Curve]] = defaultdict(list)
+            for replica in replicas:
+                if replica.curve is not None:
+                    measured[replica.pool, replica.curve.version].append(replica.curve)
+            self._curves = {
+                key: _median(curves[:_CURVES_POOLED]) for key, curves in measured.items()
+            }
+        return self._curves
+
+
+def _median(curves: list[Curve]) -> Curve:
+    """Pool several replicas' measurements; a single or an unusable curve stays as it is."""
+    usable = [curve for curve in curves if curve_problem(curve) is None]
+    if len(usable) < 2:
+        return (usable or curves)[0]
+    points = [point for curve in usable for point in curve.points]
+    return make_curve(usable[0].version, usable[0].device, points)

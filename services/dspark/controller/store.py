@@ -1,0 +1,146 @@
+"""Store: what survives a restart of the controller: wishes and the term."""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dspark.core.fleet import Role
+from dspark.core.ids import PoolName, Term
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS term (term INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS wish (
+    pool TEXT PRIMARY KEY, role TEXT NOT NULL, replicas INTEGER NOT NULL,
+    author TEXT NOT NULL, reason TEXT NOT NULL, unix_s REAL NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How many replicas somebody asked for in a pool.
+
+    Attributes:
+        pool: The pool.
+        role: What its replicas are, so that a pool at zero is still shown.
+        replicas: 0 is a wish.
+        author: Who asked.
+        reason: Why.
+        unix_s: When.
+    """
+
+    pool: PoolName
+    role: Role
+    replicas: int
+    author: str
+    reason: str
+    unix_s: float
+
+
+class Store(Protocol):
+    """What the controller needs of a store."""
+
+    def next_term(self) -> Term:
+        """Return a term above every one that this store has given."""
+
+    def wishes(self) -> Mapping[PoolName, Wish]:
+        """Return the newest wish for each pool."""
+
+    def save(self, wish: Wish) -> None:
+        """Keep a wish; it is durable when this returns."""
+
+    def close(self) -> None:
+        """Let another process open the store."""
+
+
+class MemoryStore:
+    """Forgets everything with the process."""
+
+    def __init__(self) -> None:
+        self._term = 0
+        self._wishes: dict[PoolName, Wish] = {}
+
+    def next_term(self) -> Term:
+        """Return 1, then 2, ..."""
+        self._term += 1
+        return Term(self._term)
+
+    def wishes(self) -> Mapping[PoolName, Wish]:
+        """Return the newest wish for each pool."""
+        return dict(self._wishes)
+
+    def save(self, wish: Wish) -> None:
+        """Keep a wish."""
+        self._wishes[wish.pool] = wish
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class SqliteStore:
+    """One file, for one controller: a second one that opens it is refused."""
+
+    def __init__(self, path: str) -> None:
+        """Open or create the file.
+
+        Raises:
+            ValueError: It cannot be opened, is no SQLite file, or another controller holds it.
+        """
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=0.0)
+        except sqlite3.Error as error:
+            raise ValueError(f"store {path}: {error}") from None
+        try:
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._connection.execute("BEGIN EXCLUSIVE")  # held until close
+            self._connection.execute("COMMIT")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            self._connection.close()
+            if "locked" in str(error):
+                raise ValueError(f"store {path} is in use by another controller") from None
+            raise ValueError(f"store {path}: {error}") from None
+
+    def next_term(self) -> Term:
+        """Return the previous term of this file and one."""
+        row = self._connection.execute("SELECT MAX(term) FROM term").fetchone()
+        term = Term((row[0] or 0) + 1)
+        self._connection.execute("BEGIN")
+        self._connection.execute("DELETE FROM term")
+        self._connection.execute("INSERT INTO term VALUES (?)", (term,))
+        self._connection.execute("COMMIT")
+        return term
+
+    def wishes(self) -> Mapping[PoolName, Wish]:
+        """Return the newest wish for each pool."""
+        rows = self._connection.execute(
+            "SELECT pool, role, replicas, author, reason, unix_s FROM wish"
+        )
+        return {
+            PoolName(pool): Wish(
+                pool=PoolName(pool),
+                role=Role(role),
+                replicas=replicas,
+                author=author,
+                reason=reason,
+                unix_s=unix_s,
+            )
+            for pool, role, replicas, author, reason, unix_s in rows
+        }
+
+    def save(self, wish: Wish) -> None:
+        """Keep a wish; it is on disk when this returns."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO wish VALUES (?, ?, ?, ?, ?, ?)",
+            (wish.pool, wish.role.value, wish.replicas, wish.author, wish.reason, wish.unix_s),
+        )
+
+    def close(self) -> None:
+        """Let another controller open the file."""
+        self._connection.close()
+
+
+def open_store(where: str) -> Store:
+    """Open ``memory`` or the SQLite file at a path; raise ValueError saying what is wrong."""
+    return MemoryStore() if where == "memory" else SqliteStore(where)

@@ -1,0 +1,184 @@
+"""Issue: one class of verifiers gets its budget: a new one, the old one renewed, or the old one.
+
+A table is reconsidered once in a dwell time and changed only where the change pays.  Where there
+is no trustworthy curve it trims nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+
+from dspark.core.budget import Budget, ContextBucket, verify_all
+from dspark.core.curve import Curve, curve_problem, step_seconds
+from dspark.core.fleet import Member
+from dspark.core.ids import Epoch, PoolName, Term
+from dspark.core.policy import PlanSettings
+from dspark.core.reservoir import Acceptance
+from dspark.core.table import describe, make_table
+from dspark.core.theta import DraftCost
+
+BudgetKey = tuple[PoolName, str]
+"""A class of verifiers: (pool, curve version); "" for replicas without a curve."""
+
+MISMATCH_RATIO = 4.0
+"""Steps this many times dearer or cheaper than the curve says make the curve a mismatch."""
+
+_MIN_STEPS = 20  # before a curve is judged by the steps of one window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A budget with the times that bound its changes."""
+
+    budget: Budget
+    considered_s: float
+    renewed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one class's budget is computed from.
+
+    Attributes:
+        curve: The class's curve, if it has one.
+        members: Its replicas.
+        acceptance: Committed survivals of its pool.
+        drafter_curve: The drafters' curve, if they have one.
+    """
+
+    curve: Curve | None
+    members: Sequence[Member]
+    acceptance: Acceptance | None
+    drafter_curve: Curve | None = None
+
+    def curve_problem(self) -> str | None:
+        """Say why the curve cannot be trusted, or return None."""
+        problem = curve_problem(self.curve)
+        if problem is not None or self.curve is None:
+            return problem
+        ratios = [
+            ratio
+            for member in self.members
+            if (ratio := _step_ratio(self.curve, member)) is not None
+        ]
+        # Most of them, so that one slow machine does not condemn the class.
+        ratio = median(ratios) if ratios else 1.0
+        if not 1.0 / MISMATCH_RATIO <= ratio <= MISMATCH_RATIO:
+            return f"mismatched: steps take {ratio:.2g} times what it says"
+        return None
+
+    def draft_cost(self) -> DraftCost:
+        """Return what drafting costs, as the class's replicas saw it."""
+        rounds = [
+            member.load
+            for member in self.members
+            if member.load is not None and member.load.draft_round_s > 0
+        ]
+        if not rounds:
+            return DraftCost(curve=self.drafter_curve)
+        return DraftCost(
+            curve=self.drafter_curve,
+            observed_round_s=median(load.draft_round_s for load in rounds),
+            observed_sessions=max(round(median(load.active_sessions for load in rounds)), 1),
+        )
+
+    def active_sessions(self) -> int:
+        """Return the mean sessions of a replica now."""
+        loads = [member.load.active_sessions for member in self.members if member.load]
+        return round(fmean(loads)) if loads else 0
+
+
+def issue(
+    key: BudgetKey,
+    evidence: Evidence,
+    previous: Issued | None,
+    settings: PlanSettings,
+    *,
+    term: Term,
+    epoch: Epoch,
+    now_s: float,
+) -> Issued:
+    """Decide one class's budget.
+
+    Args:
+        key: The class.
+        evidence: What to compute it from.
+        previous: What the class has.
+        settings: How to plan.
+        term: Of this controller.
+        epoch: The epoch of the budget, if one is to be sent.
+        now_s: A monotonic clock.
+
+    Returns:
+        ``previous`` with its times, or a budget with the epoch given: it has to be sent.
+    """
+    problem = evidence.curve_problem()
+    if previous is None or _due(previous, problem, settings, now_s):
+        table, reason = _table(problem, evidence, previous, settings)
+        considered_s = now_s
+    else:
+        table, reason = previous.budget.buckets, previous.budget.reason
+        considered_s = previous.considered_s
+    if (
+        previous is not None
+        and table == previous.budget.buckets
+        and now_s - previous.renewed_s < settings.renew_s
+    ):
+        return replace(previous, considered_s=considered_s)
+    budget = Budget(
+        pool=key[0],
+        term=term,
+        epoch=epoch,
+        ttl_s=settings.ttl_s,
+        curve_version=key[1],
+        buckets=table,
+        reason=reason,
+    )
+    return Issued(budget=budget, considered_s=considered_s, renewed_s=now_s)
+
+
+def _due(previous: Issued, problem: str | None, settings: PlanSettings, now_s: float) -> bool:
+    distrusted = problem is not None and previous.budget.buckets != verify_all()
+    return distrusted or now_s - previous.considered_s >= settings.dwell_s
+
+
+def _table(
+    problem: str | None, evidence: Evidence, previous: Issued | None, settings: PlanSettings
+) -> tuple[tuple[ContextBucket, ...], str]:
+    if problem is not None or evidence.curve is None:
+        return verify_all(), f"verify all: the curve is {problem}"
+    known = evidence.acceptance.num_vectors if evidence.acceptance is not None else 0
+    if evidence.acceptance is None or known < settings.min_samples:
+        return verify_all(), (
+            f"verify all: {known} of {settings.min_samples} committed rounds are known"
+        )
+    draft = evidence.draft_cost()
+    table = make_table(
+        evidence.acceptance,
+        evidence.curve,
+        draft,
+        settings.rules,
+        active_sessions=evidence.active_sessions(),
+        max_sessions=settings.max_sessions,
+        max_cohorts=settings.max_cohorts,
+        previous=previous.budget.buckets if previous is not None else (),
+    )
+    return table, (
+        f"{describe(table)}: {known} committed rounds, "
+        f"draft round {1000 * draft.observed_round_s:.1f} ms"
+    )
+
+
+def _step_ratio(curve: Curve, member: Member) -> float | None:
+    """Return measured over predicted seconds of a member's steps, or None if it took too few."""
+    load = member.load
+    if load is None or load.steps < _MIN_STEPS or load.batch_tokens < load.steps:
+        return None
+    batch_tokens = round(load.batch_tokens / load.steps)
+    predicted_s = step_seconds(
+        curve,
+        sessions=max(min(load.active_sessions, batch_tokens), 1),
+        batch_tokens=batch_tokens,
+        context_tokens=load.mean_context_tokens,
+    )
+    return load.step_s / load.steps / predicted_s

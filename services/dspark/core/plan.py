@@ -1,0 +1,186 @@
+"""Plan: from the fleet as observed to what every pool is told.
+
+One budget for each class of verifiers, that is for each (pool, curve version): replicas of one
+pool on unlike devices get tables of their own.  Between changes budgets are renewed, so that they
+do not expire.  What the planner cannot trust shows as a condition: never a silent guess.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dspark.core.budget import Budget
+from dspark.core.curve import Curve, curve_problem
+from dspark.core.fleet import Member, ReplicaState, Role
+from dspark.core.ids import Epoch, PoolName, Term
+from dspark.core.issue import BudgetKey, Evidence, Issued, issue
+from dspark.core.policy import PlanSettings
+from dspark.core.reservoir import Acceptance
+
+_NO_EPOCH = Epoch(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What there is to plan for.
+
+    Attributes:
+        term: Of the controller that plans.
+        members: The fleet.
+        roles: Every pool that is known, also those with no replica now.
+        wishes: Replicas that somebody asked for, by pool; 0 is a wish.
+        left: Replicas that left in good order since the previous plan, by pool.
+        remarks: Conditions found elsewhere (a refused replica, say), by pool.
+    """
+
+    term: Term
+    members: Sequence[Member]
+    roles: Mapping[PoolName, Role]
+    wishes: Mapping[PoolName, int] = field(default_factory=dict)
+    left: Mapping[PoolName, int] = field(default_factory=dict)
+    remarks: Mapping[PoolName, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What every pool is told.
+
+    Attributes:
+        issued: A budget for each class of verifiers.
+        wanted: Replicas wanted in each known pool.
+        conditions: What holds a pool back, as "Reason: message".
+        reasons: What changed since the previous plan, one sentence each.
+        epoch: The newest epoch in use.
+    """
+
+    issued: Mapping[BudgetKey, Issued] = field(default_factory=dict)
+    wanted: Mapping[PoolName, int] = field(default_factory=dict)
+    conditions: Mapping[PoolName, tuple[str, ...]] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    epoch: Epoch = _NO_EPOCH
+
+    def budget(self, pool: PoolName, curve_version: str) -> Budget | None:
+        """Return the budget of one class."""
+        found = self.issued.get((pool, curve_version))
+        return None if found is None else found.budget
+
+    def budgets(self, pool: PoolName) -> tuple[Budget, ...]:
+        """Return the budgets of a pool, one for each class."""
+        return tuple(found.budget for key, found in self.issued.items() if key[0] == pool)
+
+
+def plan(
+    observation: Observation,
+    *,
+    curves: Mapping[BudgetKey, Curve],
+    acceptance: Mapping[PoolName, Acceptance],
+    previous: Plan,
+    settings: PlanSettings,
+    now_s: float,
+) -> Plan:
+    """Decide budgets, wanted replicas and conditions.
+
+    Args:
+        observation: The fleet and what was asked of it.
+        curves: One for each class of verifiers or drafters that has any.
+        acceptance: Committed survivals of each verifier pool.
+        previous: The plan in force.
+        settings: How to plan.
+        now_s: A monotonic clock.
+    """
+    by_pool: dict[PoolName, list[Member]] = {pool: [] for pool in observation.roles}
+    for member in observation.members:
+        by_pool.setdefault(member.replica.pool, []).append(member)
+    wanted = {
+        pool: _wanted(pool, _ready(members), observation, previous)
+        for pool, members in by_pool.items()
+    }
+    drafters = [member for member in observation.members if member.replica.role is Role.DRAFTER]
+    issued: dict[BudgetKey, Issued] = {}
+    conditions: dict[PoolName, list[str]] = {}
+    reasons: list[str] = []
+    epoch = previous.epoch
+    for pool, members in sorted(by_pool.items()):
+        conditions[pool] = [
+            *_replica_conditions(_ready(members), wanted[pool]),
+            *observation.remarks.get(pool, ()),
+        ]
+        if observation.roles.get(pool) is not Role.VERIFIER:
+            continue
+        conditions[pool] += _drafting_conditions(members, drafters)
+        for version, cohort in _classes(members).items():
+            key = (pool, version)
+            evidence = Evidence(
+                curve=curves.get(key),
+                members=cohort,
+                acceptance=acceptance.get(pool),
+                drafter_curve=_drafter_curve(drafters, curves),
+            )
+            problem = evidence.curve_problem()
+            if problem is not None and _ready(cohort):
+                conditions[pool].append(f"CurveUnusable: {problem}; every draft is verified")
+            before = previous.issued.get(key)
+            issued[key] = issue(
+                key, evidence, before, settings,
+                term=observation.term, epoch=Epoch(epoch + 1), now_s=now_s,
+            )  # fmt: skip
+            budget = issued[key].budget
+            if budget.epoch > epoch:
+                epoch = budget.epoch
+                if before is None or before.budget.buckets != budget.buckets:
+                    reasons.append(f"{pool}: epoch {epoch}: {budget.reason}")
+    return Plan(
+        issued=issued,
+        wanted=wanted,
+        conditions={pool: tuple(texts) for pool, texts in conditions.items()},
+        reasons=tuple(reasons),
+        epoch=epoch,
+    )
+
+
+def _ready(members: Sequence[Member]) -> int:
+    return sum(member.replica.state is ReplicaState.READY for member in members)
+
+
+def _wanted(pool: PoolName, ready: int, observation: Observation, previous: Plan) -> int:
+    """Return the wish, or without one the most replicas that were ready together.
+
+    Not the present count: a crashed replica would lower it, and whoever follows it would never
+    replace the replica.  One that leaves in good order does lower it.
+    """
+    if pool in observation.wishes:
+        return observation.wishes[pool]
+    return max(ready, previous.wanted.get(pool, 0) - observation.left.get(pool, 0))
+
+
+def _replica_conditions(ready: int, wanted: int) -> list[str]:
+    if ready < wanted:
+        return [f"ReplicasMissing: {ready} of {wanted} are ready"]
+    return []
+
+
+def _drafting_conditions(members: Sequence[Member], drafters: Sequence[Member]) -> list[str]:
+    if not any(member.replica.compatibility.projection_id for member in members):
+        return []  # none is configured
+    if _ready(members) and not _ready(drafters):
+        return ["NoDrafterReady: sessions decode plainly"]
+    return []
+
+
+def _classes(members: Sequence[Member]) -> dict[str, list[Member]]:
+    classes: dict[str, list[Member]] = defaultdict(list)
+    for member in members:
+        curve = member.replica.curve
+        classes["" if curve is None else curve.version].append(member)
+    return dict(sorted(classes.items()))
+
+
+def _drafter_curve(drafters: Sequence[Member], curves: Mapping[BudgetKey, Curve]) -> Curve | None:
+    """Return the curve of the first drafter that has a usable one."""
+    for member in drafters:
+        own = member.replica.curve
+        if own is not None:
+            curve = curves.get((member.replica.pool, own.version), own)
+            if curve_problem(curve) is None:
+                return curve
+    return None

@@ -1,0 +1,55 @@
+"""Reports: which of them can be believed.
+
+A report steers budgets of a whole pool, so one that cannot be true is rejected as a whole and
+counted; the replica stays in the fleet, since it is alive.
+"""
+
+import math
+from dataclasses import fields
+
+from dspark.core.fleet import LoadReport
+
+MAX_VECTORS = 64
+"""Survival vectors taken from one report, the newest: no report outweighs the others."""
+
+_SLACK = 1e-3  # floats crossed the wire in single precision
+
+
+def report_problem(report: LoadReport, *, block_size: int) -> str | None:
+    """Say in one sentence why a report cannot be true, or return None.
+
+    Args:
+        report: As received.
+        block_size: gamma of the fleet: no survival vector is longer.
+    """
+    for field in fields(report):
+        value = getattr(report, field.name)
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+            return f"{field.name} is {value}"
+    if report.busy_share > 1.0 + 0.05:
+        return f"busy_share is {report.busy_share}: more than all of the window"
+    if report.free_pages > report.total_pages:
+        return f"{report.free_pages} of {report.total_pages} pages are free"
+    if report.accepted_draft_tokens > report.verified_draft_tokens:
+        return (
+            f"{report.accepted_draft_tokens} drafts accepted, "
+            f"but {report.verified_draft_tokens} verified"
+        )
+    if report.drafted_steps > report.steps:
+        return f"{report.drafted_steps} drafted steps of {report.steps}"
+    for vector in report.survivals:
+        problem = _vector_problem(vector, block_size)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _vector_problem(vector: tuple[float, ...], block_size: int) -> str | None:
+    if not vector or len(vector) > block_size:
+        return f"a survival vector has {len(vector)} values, not 1..{block_size}"
+    before = 1.0
+    for value in vector:
+        if not 0.0 <= value <= before + _SLACK:
+            return f"survivals {tuple(round(a, 3) for a in vector)} do not fall from 1 to 0"
+        before = value
+    return None

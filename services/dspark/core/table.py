@@ -1,0 +1,103 @@
+"""Tables: one class of replicas' whole budget, over context buckets and sessions in the step."""
+
+from collections.abc import Sequence
+
+from dspark.core.budget import ALL, OFF, ContextBucket
+from dspark.core.cohorts import Cohorts
+from dspark.core.curve import Curve, contexts_of, max_sessions_of
+from dspark.core.policy import Rules
+from dspark.core.reservoir import Acceptance
+from dspark.core.theta import (
+    DraftCost,
+    Theta,
+    choose_entry,
+    cohorts_by_total,
+    keep_entry,
+    theta,
+)
+
+
+def make_table(
+    acceptance: Acceptance,
+    curve: Curve,
+    draft: DraftCost,
+    rules: Rules,
+    *,
+    active_sessions: int,
+    max_sessions: int,
+    max_cohorts: Cohorts = 2,
+    previous: Sequence[ContextBucket] = (),
+) -> tuple[ContextBucket, ...]:
+    """Compute K, ALL or OFF for every measured context and 1 .. ``max_sessions`` sessions.
+
+    Args:
+        acceptance: Pooled survivals of committed rounds.
+        curve: The replicas' curve, without a problem.
+        draft: What drafting costs.
+        rules: Thresholds.
+        active_sessions: Sessions that a replica now has: decides where one cohort of R sessions
+            and two of R / 2 are both sensible.
+        max_sessions: At most this many entries; no more than the curve reaches.
+        max_cohorts: 1 where verifiers never alternate.
+        previous: The table in force, whose entries are kept unless a change pays.
+    """
+    limit = min(max_sessions, max_sessions_of(curve))
+    buckets = []
+    for context_tokens in contexts_of(curve):
+        rows = [
+            theta(acceptance, curve, draft, sessions=count, context_tokens=context_tokens)
+            for count in range(1, limit + 1)
+        ]
+        kept = next(
+            (old.draft_tokens for old in previous if old.max_context_tokens == context_tokens),
+            (),
+        )
+        entries = []
+        for row in rows:
+            number: Cohorts = (
+                1 if max_cohorts == 1 else _cohorts_of_step(rows, row.sessions, active_sessions)
+            )
+            value = row.by_cohorts(number)
+            off = _off(rows, row, number)
+            chosen = choose_entry(value, off, row.sessions, rules)
+            if row.sessions <= len(kept):
+                chosen = keep_entry(value, off, chosen, kept[row.sessions - 1], rules)
+            entries.append(chosen)
+        buckets.append(
+            ContextBucket(max_context_tokens=context_tokens, draft_tokens=tuple(entries))
+        )
+    return tuple(buckets)
+
+
+def describe(table: Sequence[ContextBucket]) -> str:
+    """Say in a few words what the first bucket of a table does."""
+    entries = table[0].draft_tokens
+    if all(entry == ALL for entry in entries):
+        return "verify all at every load"
+    if all(entry == OFF for entry in entries):
+        return "drafting does not pay at any load"
+    trimmed = next((i + 1 for i, entry in enumerate(entries) if entry != ALL), None)
+    first_off = next((i + 1 for i, entry in enumerate(entries) if entry == OFF), None)
+    words = [] if trimmed is None or trimmed == first_off else [f"trim from {trimmed} sessions"]
+    if first_off is not None:
+        words.append(f"off from {first_off} sessions")
+    return ", ".join(words)
+
+
+def _cohorts_of_step(rows: list[Theta], sessions: int, active_sessions: int) -> Cohorts:
+    """Say whether a step of ``sessions`` belongs to a verifier with one cohort or two.
+
+    It is the whole of R sessions or half of 2R.  Where one cohort is right for R and two are right
+    for 2R, the number of sessions that a replica has now decides.
+    """
+    if cohorts_by_total(rows, sessions) == 2:
+        return 2
+    if cohorts_by_total(rows, 2 * sessions) == 2:
+        return cohorts_by_total(rows, max(active_sessions, 1))
+    return 1
+
+
+def _off(rows: list[Theta], row: Theta, cohorts: Cohorts) -> float:
+    """Theta without drafting, for the share of ``row``'s sessions."""
+    total = rows[min(row.sessions * cohorts, len(rows)) - 1]
+    return total.off / total.sessions * row.sessions

@@ -1,0 +1,121 @@
+"""A drafter process: model, engine, server, and its link to the controller."""
+
+import asyncio
+import time
+
+from dspark.config.drafter import DrafterSettings
+from dspark.config.endpoint import EndpointSettings
+from dspark.config.model import ModelSettings
+from dspark.core.fleet import LoadReport, ReplicaState, Role
+from dspark.drafter.engine import DrafterEngine, Totals
+from dspark.drafter.service import DraftService
+from dspark.model.pair import PairIdentity, load_drafter_side
+from dspark.model.serving import compatibility, set_threads
+from dspark.rpc.handshake import Greeter
+from dspark.rpc.host import ReplicaHost
+from dspark.wire.v1 import draft_pb2_grpc
+
+SERVICE = "dspark.wire.v1.DraftService"
+
+
+class DrafterReplica:
+    """Start, drain and stop one drafter."""
+
+    def __init__(
+        self,
+        model: ModelSettings,
+        endpoint: EndpointSettings,
+        settings: DrafterSettings,
+        *,
+        name: str,
+    ) -> None:
+        if model.drafter is None:
+            raise ValueError("model.drafter is null: a drafter pool needs a drafter checkpoint")
+        self._model = model
+        self._settings = settings
+        self._host = ReplicaHost(
+            endpoint, role=Role.DRAFTER, pool=settings.pool, name=name, service=SERVICE
+        )
+        self._engine: DrafterEngine | None = None
+        self._reported = Totals()
+        self._reported_s = 0.0
+
+    async def start(self) -> None:
+        """Load, serve, announce.
+
+        Raises:
+            ValueError: One line that says what is wrong and the way out.
+        """
+        identity, engine = await asyncio.to_thread(self._load)
+        self._engine = engine
+        engine.start()
+        agreed = compatibility(self._model, identity)
+        greeter = Greeter(agreed, replica=self._host.name, incarnation=self._host.incarnation)
+        service = DraftService(
+            engine,
+            greeter,
+            incarnation=self._host.incarnation,
+            projection_id=identity.projection_id,
+        )
+        self._host.server.add(
+            lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
+        )
+        self._reported_s = time.monotonic()
+        await self._host.announce(agreed, self._report, curve=None)
+
+    def check_health(self) -> None:
+        """Raise RuntimeError when the engine died."""
+        if self._engine is not None and self._engine.failure is not None:
+            raise RuntimeError(f"the drafter engine died: {self._engine.failure!r}")
+
+    async def drain(self) -> None:
+        """Send sessions away; answer rounds until they have gone or the time is up."""
+        if self._engine is not None:
+            self._engine.drain()
+        await self._host.drain(
+            lambda: self._engine is None or self._engine.num_sessions == 0, self._settings.drain_s
+        )
+
+    async def stop(self) -> None:
+        """Leave the fleet and free everything."""
+        await self._host.leave(0.2)
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop)
+
+    def _load(self) -> tuple[PairIdentity, DrafterEngine]:
+        assert self._model.drafter is not None
+        set_threads(self._model)
+        identity, drafter = load_drafter_side(
+            self._model.target,
+            self._model.drafter,
+            max_sessions=self._settings.max_sessions,
+            max_context_tokens=self._settings.max_context_tokens,
+        )
+        return identity, DrafterEngine(
+            drafter,
+            incarnation=self._host.incarnation,
+            pool=self._settings.pool,
+            max_batch_sessions=self._settings.max_batch_sessions,
+            max_pending_rounds=self._settings.max_pending_rounds,
+        )
+
+    def _report(self) -> LoadReport:
+        assert self._engine is not None
+        now_s = time.monotonic()
+        window_s = max(1e-6, now_s - self._reported_s)
+        totals, before = self._engine.totals.copy(), self._reported
+        self._reported, self._reported_s = totals, now_s
+        busy_s = totals.busy_s - before.busy_s
+        return LoadReport(
+            replica=self._host.name,
+            incarnation=self._host.incarnation,
+            state=self._host.state if self._engine.failure is None else ReplicaState.DRAINING,
+            window_s=window_s,
+            active_sessions=self._engine.num_sessions,
+            waiting_sessions=self._engine.num_waiting,
+            busy_share=min(1.0, busy_s / window_s),
+            steps=totals.batches - before.batches,
+            batch_tokens=totals.drafted_tokens - before.drafted_tokens,
+            step_s=busy_s,
+            wire_bytes={"rows": totals.row_bytes - before.row_bytes},
+        )

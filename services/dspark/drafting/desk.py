@@ -1,0 +1,320 @@
+"""The desk: for each session, who drafts it, what that drafter has, and what was asked.
+
+Used by one engine thread.  A session is in one of three situations: not placed (no drafter, or
+none has room), seeding (its rows are on their way), or seeded (it may be asked).  At most one
+question is outstanding for a session.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, Rows, SessionRound
+from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.sampling import Sampling
+from dspark.drafting.deadline import Deadline
+from dspark.drafting.events import Connected, DraftEvent, Lost, Replied, Seeded
+from dspark.drafting.fences import Cause, Question, judge_block
+from dspark.drafting.port import DraftPort
+
+log = logging.getLogger(__name__)
+
+_PAUSE_REQUESTS = 200
+"""A drafter that had no room, or where seeding failed, is left alone for so many requests."""
+
+RowSource = Callable[[SessionId, int, int], Rows]
+"""(session, start, stop) -> the kept context rows of these positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One session that wants a draft after ``anchor`` at position ``base_length``."""
+
+    session: SessionId
+    base_length: int
+    anchor: int
+    max_tokens: int
+
+
+@dataclass(slots=True)
+class _Placement:
+    """What the desk knows of one session."""
+
+    sampling: Sampling
+    num_rows: int  # rows known to exist: positions 0 .. num_rows - 1
+    drafter: ReplicaName | None = None
+    seeding: int | None = None  # number of the seeding under way
+    sent_rows: int = 0
+    question: Question | None = None
+    block: DraftBlock | None = None
+
+
+@dataclass(slots=True)
+class _Drafter:
+    incarnation: Incarnation
+    sessions: set[SessionId] = field(default_factory=set)
+    released: list[SessionId] = field(default_factory=list)
+    # Takes no new sessions before this request of ours (see _PAUSE_REQUESTS).
+    closed_until: float = 0.0
+
+
+class DraftDesk:
+    """Places sessions on drafters, asks, and keeps what may be used."""
+
+    def __init__(
+        self,
+        port: DraftPort,
+        *,
+        rows: RowSource,
+        deadline: Deadline,
+        seed_chunk_bytes: int,
+        max_sessions_per_drafter: int,
+        vocab_size: int,
+    ) -> None:
+        self._port = port
+        self._rows = rows
+        self._deadline = deadline
+        self._seed_chunk_bytes = seed_chunk_bytes
+        self._max_sessions_per_drafter = max_sessions_per_drafter
+        self._vocab_size = vocab_size
+        self._requests = 0
+        self._drafters: dict[ReplicaName, _Drafter] = {}
+        self._sessions: dict[SessionId, _Placement] = {}
+        self._round = 0
+        self._seeding = 0
+        self.outcomes: Counter[str] = Counter()
+        """Session rounds by cause since the start."""
+        self.row_bytes = 0
+        self.draft_bytes = 0
+        self.num_rounds = 0
+
+    @property
+    def num_drafters(self) -> int:
+        """Connected drafters."""
+        return len(self._drafters)
+
+    @property
+    def round_trip_s(self) -> float:
+        """Smoothed seconds of a round trip."""
+        return self._deadline.round_trip_s
+
+    def open(self, session: SessionId, sampling: Sampling, num_rows: int) -> None:
+        """Begin drafting a session whose rows 0 .. num_rows - 1 are kept."""
+        self._sessions[session] = _Placement(sampling=sampling, num_rows=num_rows)
+        self._place(session)
+
+    def close(self, session: SessionId) -> None:
+        """Forget a session, here and at its drafter; unknown ones are ignored."""
+        placement = self._sessions.pop(session, None)
+        if placement is not None:
+            self._unplace(session, placement)
+
+    def request(self, asks: Sequence[Ask], now_s: float) -> dict[SessionId, int]:
+        """Ask for a draft of every session that can be asked; the others go plainly.
+
+        Returns:
+            Bytes of context rows sent, by session asked.
+        """
+        self._requests += 1
+        sent_bytes: dict[SessionId, int] = {}
+        parts: dict[ReplicaName, list[SessionRound]] = {}
+        for ask in asks:
+            placement = self._sessions.get(ask.session)
+            if placement is None:
+                continue
+            placement.num_rows = ask.base_length
+            placement.block = None
+            if placement.drafter is None:
+                self._place(ask.session)
+            if placement.drafter is None or placement.seeding is not None:
+                continue
+            if placement.question is not None:
+                continue  # an overdue answer is still to come: do not pile up
+            part = self._part(ask, placement)
+            if part is not None:
+                parts.setdefault(placement.drafter, []).append(part)
+                sent_bytes[ask.session] = part.rows.nbytes
+        for drafter, sessions in parts.items():
+            self._send(drafter, sessions, now_s)
+        return sent_bytes
+
+    def flush(self, now_s: float) -> None:
+        """Tell drafters which sessions ended, where no round is about to carry it."""
+        for name, drafter in self._drafters.items():
+            if drafter.released:
+                self._send(name, [], now_s)
+
+    def pending_until(self, sessions: Iterable[SessionId]) -> float | None:
+        """Until when it is worth waiting for these sessions' drafts; None: nothing to wait for."""
+        deadlines = [
+            placement.question.deadline_s
+            for session in sessions
+            if (placement := self._sessions.get(session)) is not None
+            and placement.question is not None
+            and not placement.question.late
+        ]
+        return max(deadlines, default=None)
+
+    def take(self, session: SessionId, base_length: int) -> DraftBlock | None:
+        """Return the draft for this base length, once; None means: go plainly.
+
+        A question still open is marked late: its answer will be dropped.
+        """
+        placement = self._sessions.get(session)
+        if placement is None:
+            return None
+        if placement.question is not None:
+            placement.question = replace(placement.question, late=True)
+        block, placement.block = placement.block, None
+        if block is None or block.base_length != base_length:
+            return None
+        return block
+
+    def handle(self, event: DraftEvent, now_s: float) -> None:
+        """Fold in what happened on a drafter's side."""
+        if isinstance(event, Connected):
+            self._drafters[event.drafter] = _Drafter(event.incarnation)
+            for session, placement in self._sessions.items():
+                if placement.drafter is None:
+                    self._place(session)
+        elif isinstance(event, Lost):
+            self._lose(event.drafter, event.incarnation)
+        elif isinstance(event, Replied):
+            self._replied(event, now_s)
+        else:
+            self._seeded(event)
+
+    def _part(self, ask: Ask, placement: _Placement) -> SessionRound | None:
+        rows = self._rows(ask.session, placement.sent_rows, ask.base_length)
+        if rows.nbytes > 4 * self._seed_chunk_bytes:
+            # It went plainly for long: so many rows would hold up everyone's round.
+            self._seed(ask.session, placement)
+            return None
+        part = SessionRound(
+            session=ask.session,
+            base_length=ask.base_length,
+            anchor=ask.anchor,
+            rows_start=placement.sent_rows,
+            rows=rows,
+            max_tokens=ask.max_tokens,
+        )
+        placement.sent_rows = ask.base_length
+        self.row_bytes += rows.nbytes
+        return part
+
+    def _send(self, name: ReplicaName, parts: list[SessionRound], now_s: float) -> None:
+        drafter = self._drafters[name]
+        self._round += 1
+        released, drafter.released = tuple(drafter.released), []
+        for part in parts:
+            self._sessions[part.session].question = Question(
+                incarnation=drafter.incarnation,
+                round=self._round,
+                base_length=part.base_length,
+                max_tokens=part.max_tokens,
+                sent_s=now_s,
+                deadline_s=now_s + self._deadline.seconds,
+            )
+        self._port.send(name, Round(number=self._round, sessions=tuple(parts), released=released))
+        self.num_rounds += 1
+
+    def _place(self, session: SessionId) -> None:
+        """Choose the drafter with the fewest of our sessions, and seed it."""
+        candidates = [
+            (len(drafter.sessions), name)
+            for name, drafter in self._drafters.items()
+            if drafter.closed_until <= self._requests
+            and len(drafter.sessions) < self._max_sessions_per_drafter
+        ]
+        if not candidates:
+            return
+        _, name = min(candidates)
+        placement = self._sessions[session]
+        placement.drafter = name
+        drafter = self._drafters[name]
+        drafter.sessions.add(session)
+        if session in drafter.released:
+            drafter.released.remove(session)
+        self._seed(session, placement)
+
+    def _seed(self, session: SessionId, placement: _Placement) -> None:
+        assert placement.drafter is not None
+        self._seeding += 1
+        placement.seeding = self._seeding
+        placement.sent_rows = placement.num_rows
+        placement.question = placement.block = None
+        chunks = list(self._chunks(session, placement.num_rows))
+        self.row_bytes += sum(rows.nbytes for _, rows in chunks)
+        self._port.seed(placement.drafter, session, self._seeding, placement.sampling, chunks)
+
+    def _chunks(self, session: SessionId, stop: int) -> Iterable[tuple[int, Rows]]:
+        if stop == 0:
+            return
+        first = self._rows(session, 0, 1)
+        step = max(1, self._seed_chunk_bytes // max(1, first.nbytes))
+        for start in range(0, stop, step):
+            yield start, self._rows(session, start, min(start + step, stop))
+
+    def _unplace(self, session: SessionId, placement: _Placement) -> None:
+        name, placement.drafter = placement.drafter, None
+        placement.seeding = placement.question = placement.block = None
+        if name is not None and name in self._drafters:
+            self._drafters[name].sessions.discard(session)
+            self._drafters[name].released.append(session)
+
+    def _lose(self, name: ReplicaName, incarnation: Incarnation) -> None:
+        drafter = self._drafters.get(name)
+        if drafter is None or drafter.incarnation != incarnation:
+            return
+        del self._drafters[name]
+        log.info("drafter %s lost; %d sessions move", name, len(drafter.sessions))
+        for session in drafter.sessions:
+            placement = self._sessions.get(session)
+            if placement is not None:
+                if placement.question is not None:
+                    self.outcomes[Cause.LOST.value] += 1
+                self._unplace(session, placement)
+                self._place(session)
+
+    def _replied(self, event: Replied, now_s: float) -> None:
+        reply: RoundReply = event.reply
+        self.draft_bytes += event.num_bytes
+        drafter = self._drafters.get(event.drafter)
+        for block in reply.blocks:
+            placement = self._sessions.get(block.session)
+            if placement is None:
+                continue  # the session ended meanwhile
+            question = placement.question if placement.drafter == event.drafter else None
+            cause = judge_block(
+                question,
+                block,
+                incarnation=reply.incarnation,
+                round_=reply.number,
+                vocab_size=self._vocab_size,
+            )
+            self.outcomes[cause.value] += 1
+            if cause in {Cause.DUPLICATE, Cause.FOREIGN, Cause.STALE}:
+                continue
+            assert question is not None
+            self._deadline.observe(now_s - question.sent_s)
+            placement.question = None
+            if cause is Cause.HIT:
+                placement.block = block
+            elif block.status is DraftStatus.NOT_SEEDED:
+                self._seed(block.session, placement)
+        if reply.draining and drafter is not None:
+            drafter.closed_until = math.inf
+
+    def _seeded(self, event: Seeded) -> None:
+        placement = self._sessions.get(event.session)
+        if placement is None or placement.seeding != event.seeding:
+            return
+        placement.seeding = None
+        if event.status is DraftStatus.OK and event.cached_rows == placement.sent_rows:
+            return
+        drafter = self._drafters.get(event.drafter)
+        if drafter is not None:
+            drafter.closed_until = max(drafter.closed_until, self._requests + _PAUSE_REQUESTS)
+        self._unplace(event.session, placement)

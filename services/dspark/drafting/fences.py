@@ -1,0 +1,70 @@
+"""Fences: which drafts may be used.
+
+A block is used only if it answers the one question outstanding for its session: same drafter
+incarnation, same round, same base length.  Everything else is dropped and counted by cause.
+But for blocks that cannot be (no honest drafter makes them), none of the causes depends on what
+was drafted, so dropping cannot bias the output.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dspark.core.draft import DraftBlock, DraftStatus
+from dspark.core.ids import Incarnation
+
+
+class Cause(Enum):
+    """What became of a session's part of a round."""
+
+    HIT = "hit"
+    LATE = "late"  # the session went plainly before the answer came
+    STALE = "stale"  # an answer to an older question
+    DUPLICATE = "duplicate"  # nothing is outstanding for the session
+    FOREIGN = "foreign"  # another drafter incarnation
+    NOT_SEEDED = "not_seeded"
+    FULL = "full"
+    LOST = "lost"  # the drafter went away
+    MALFORMED = "malformed"  # tokens or confidences that cannot be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What was asked for one session, and when it stops being worth waiting for."""
+
+    incarnation: Incarnation
+    round: int
+    base_length: int
+    max_tokens: int
+    sent_s: float
+    deadline_s: float
+    late: bool = False
+
+
+def judge_block(
+    question: Question | None,
+    block: DraftBlock,
+    *,
+    incarnation: Incarnation,
+    round_: int,
+    vocab_size: int,
+) -> Cause:
+    """Return HIT if ``block`` answers ``question``, otherwise why it must be dropped."""
+    if question is None:
+        return Cause.DUPLICATE
+    if incarnation != question.incarnation:
+        return Cause.FOREIGN
+    if round_ != question.round or block.base_length != question.base_length:
+        return Cause.STALE
+    if question.late:
+        return Cause.LATE
+    if block.status is DraftStatus.NOT_SEEDED:
+        return Cause.NOT_SEEDED
+    if block.status is DraftStatus.FULL:
+        return Cause.FULL
+    if (
+        len(block.tokens) > question.max_tokens
+        or any(not 0 <= token < vocab_size for token in block.tokens)
+        or any(not 0.0 <= confidence <= 1.0 for confidence in block.confidences)
+    ):
+        return Cause.MALFORMED
+    return Cause.HIT

@@ -1,0 +1,136 @@
+"""OpenAI's JSON: whole answers and chunks, of completions and of chats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dspark.core.session import FinishReason
+from dspark.gateway.writer import Delta
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenChoice:
+    """A complete choice."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: FinishReason
+
+
+class Shape(Protocol):
+    """One endpoint's JSON."""
+
+    def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
+        """Return the whole answer."""
+        ...
+
+    def opening(self, index: int) -> Json | None:
+        """Return the chunk before a choice's first text, or None."""
+        ...
+
+    def chunk(self, index: int, delta: Delta) -> Json:
+        """Return a chunk with new text, or the end of a choice."""
+        ...
+
+    def closing(self, usage: Json, metrics: Json) -> Json:
+        """Return the last chunk: usage and metrics, no choices."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What every object of one answer shares.
+
+    Attributes:
+        id: Of the answer.
+        created: Unix seconds.
+        model: Served name.
+        token_ids: Whether choices carry their token ids.
+    """
+
+    id: str
+    created: int
+    model: str
+    token_ids: bool
+
+    def wrap(self, kind: str, choices: list[Json], **extra: object) -> Json:
+        """Return an object with this envelope."""
+        head: Json = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return head | {"choices": choices} | extra
+
+    def choice(
+        self, index: int, finish: FinishReason | None, ids: Sequence[int], **content: object
+    ) -> Json:
+        """Return one entry of ``choices``."""
+        entry: Json = {
+            "index": index,
+            **content,
+            "logprobs": None,
+            "finish_reason": None if finish is None else finish.value,
+        }
+        return entry | {"token_ids": list(ids)} if self.token_ids else entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionShape:
+    """``/v1/completions``."""
+
+    envelope: Envelope
+
+    def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
+        """See Shape."""
+        entries = [
+            self.envelope.choice(index, choice.finish, choice.token_ids, text=choice.text)
+            for index, choice in enumerate(choices)
+        ]
+        return self.envelope.wrap("text_completion", entries, usage=usage, metrics=metrics)
+
+    def opening(self, index: int) -> Json | None:
+        """See Shape: a completion begins with its text."""
+        return None
+
+    def chunk(self, index: int, delta: Delta) -> Json:
+        """See Shape."""
+        entry = self.envelope.choice(index, delta.finish, delta.token_ids, text=delta.text)
+        return self.envelope.wrap("text_completion", [entry])
+
+    def closing(self, usage: Json, metrics: Json) -> Json:
+        """See Shape."""
+        return self.envelope.wrap("text_completion", [], usage=usage, metrics=metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatShape:
+    """``/v1/chat/completions``."""
+
+    envelope: Envelope
+
+    def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
+        """See Shape."""
+        entries = [
+            self.envelope.choice(
+                index,
+                choice.finish,
+                choice.token_ids,
+                message={"role": "assistant", "content": choice.text, "refusal": None},
+            )
+            for index, choice in enumerate(choices)
+        ]
+        return self.envelope.wrap("chat.completion", entries, usage=usage, metrics=metrics)
+
+    def opening(self, index: int) -> Json | None:
+        """See Shape: a chat begins with the role."""
+        entry = self.envelope.choice(index, None, (), delta={"role": "assistant", "content": ""})
+        return self.envelope.wrap("chat.completion.chunk", [entry])
+
+    def chunk(self, index: int, delta: Delta) -> Json:
+        """See Shape."""
+        content: Json = {"content": delta.text} if delta.text else {}
+        entry = self.envelope.choice(index, delta.finish, delta.token_ids, delta=content)
+        return self.envelope.wrap("chat.completion.chunk", [entry])
+
+    def closing(self, usage: Json, metrics: Json) -> Json:
+        """See Shape."""
+        return self.envelope.wrap("chat.completion.chunk", [], usage=usage, metrics=metrics)

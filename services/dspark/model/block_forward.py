@@ -1,0 +1,207 @@
+"""The drafter's parallel pass, arranged for few calls: new context rows and blocks together.
+
+The mathematics is `dspark.model.drafter`'s; the arrangement is not.  In each layer the new
+context rows and the (normed) block rows go through one packed product for queries, keys and
+values, one norm and one rotation.  Keys and values are written straight behind the cached
+ones; the block's own lie beyond the end of the context and are overwritten by the next round.
+
+Legend: C new context rows of all sessions, R sessions, G block rows each, D hidden, H query
+heads, N key/value heads, K head width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as functional
+
+from dspark.model.context_cache import ContextCache
+from dspark.model.drafter import DSparkDrafter
+from dspark.model.packed_linear import PackedLinear
+from dspark_kernels.drafter_attention import block_attention
+
+
+class _Layer:
+    """Weights of one draft layer, packed."""
+
+    def __init__(self, drafter: DSparkDrafter, index: int) -> None:
+        layer = drafter.layer(index)
+        attention, mlp = layer.self_attn, layer.mlp
+        q, k, v = (p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        self.qkv = PackedLinear(torch.cat([q, k, v]), None)
+        self.out = PackedLinear(attention.o_proj.weight, None)
+        self.gate_up = PackedLinear(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), None)
+        self.down = PackedLinear(mlp.down_proj.weight, None)
+        heads, kv_heads = drafter.config.num_heads, drafter.config.num_kv_heads
+        # One norm for queries and keys: a weight for each head, [H + N, K].
+        self.qk_norm = torch.cat(
+            [
+                attention.q_norm.weight.expand(heads, -1),
+                attention.k_norm.weight.expand(kv_heads, -1),
+            ]
+        ).contiguous()
+        self.input_norm = layer.input_layernorm.weight
+        self.mlp_norm = layer.post_attention_layernorm.weight
+
+
+class BlockForward:
+    """Runs blocks of a drafter on the CPU in float32."""
+
+    def __init__(self, drafter: DSparkDrafter) -> None:
+        config = drafter.config
+        self._config = config
+        self._layers = [_Layer(drafter, index) for index in range(config.num_layers)]
+        self._embedding = drafter.embed_tokens.weight
+        self._masks = self._embedding[config.mask_token_id].expand(config.gamma, -1)
+        self._norm = drafter.norm.weight
+        self._head = PackedLinear(drafter.lm_head.weight, None)
+        self._outside = drafter.outside
+        half = config.head_dim // 2
+        exponent = torch.arange(0, half, dtype=torch.float32) / half
+        angles = torch.arange(0, _TABLE_POSITIONS).float()[:, None] * (
+            config.rope_theta**-exponent
+        )
+        self._frequencies = config.rope_theta**-exponent
+        self._cos = torch.cat([angles.cos(), angles.cos()], dim=-1)
+        self._sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
+
+    def run(
+        self, sessions: Sequence[ContextCache], anchors: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Absorb the pending rows of ``sessions`` and run one block for each.
+
+        Args:
+            sessions: Caches to advance.
+            anchors: [R] int64; None absorbs the rows only.
+
+        Returns:
+            h [R, G, D], normed; None without anchors.
+        """
+        config = self._config
+        gamma = 0 if anchors is None else config.gamma
+        counts = [session.num_pending for session in sessions]
+        starts = [session.run for session in sessions]
+        pieces = [piece for session in sessions for piece in session.take()]
+        num_context = sum(counts)
+        if num_context == 0 and anchors is None:
+            return None
+        positions = [
+            position
+            for start, count in zip(starts, counts, strict=True)
+            for position in range(start, start + count)
+        ]
+        for start, count in zip(starts, counts, strict=True):
+            positions.extend(range(start + count, start + count + gamma))
+        cos, sin = self._rotation(positions)
+        lengths = [start + count + gamma for start, count in zip(starts, counts, strict=True)]
+        caches = [
+            session.make_room(
+                length, config.num_layers, config.num_kv_heads, config.head_dim
+            )
+            for session, length in zip(sessions, lengths, strict=True)
+        ]
+        rows = torch.empty(len(positions), config.hidden_size)
+        if pieces:
+            torch.cat(pieces, out=rows[:num_context])
+        x = None if anchors is None else self._inputs(anchors)
+        for index, layer in enumerate(self._layers):
+            if x is not None:
+                rows[num_context:] = _normed(x, layer.input_norm, config.rms_norm_eps)
+            q = self._write(layer, index, rows, cos, sin, num_context, starts, counts, caches)
+            if x is not None:
+                attended = block_attention(
+                    q[num_context:].view(len(sessions), gamma, config.num_heads, -1),
+                    [cache[index, 0, :, :n] for cache, n in zip(caches, lengths, strict=True)],
+                    [cache[index, 1, :, :n] for cache, n in zip(caches, lengths, strict=True)],
+                )
+                x = self._finish(layer, x, attended)
+        for session, count in zip(sessions, counts, strict=True):
+            session.run += count
+        if x is None:
+            return None
+        return _normed(x, self._norm, config.rms_norm_eps).view(len(sessions), gamma, -1)
+
+    def logits(self, h: torch.Tensor) -> torch.Tensor:
+        """Base logits [R, G, V] of h [R, G, D]; -inf outside a reduced draft vocabulary."""
+        logits: torch.Tensor = self._head(h)
+        if self._outside is not None:
+            logits = logits.masked_fill(self._outside, float("-inf"))
+        return logits
+
+    def _inputs(self, anchors: torch.Tensor) -> torch.Tensor:
+        """Embeddings [R * G, D] of blocks: the anchor, then masks."""
+        blocks = self._masks.repeat(anchors.shape[0], 1)
+        blocks[:: self._config.gamma] = self._embedding.index_select(0, anchors)
+        return blocks
+
+    def _rotation(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines [rows, 1, K]."""
+        index = torch.tensor(positions)
+        if max(positions) < self._cos.shape[0]:
+            cos, sin = self._cos.index_select(0, index), self._sin.index_select(0, index)
+        else:
+            angles = index.float()[:, None] * self._frequencies
+            cos = torch.cat([angles.cos(), angles.cos()], dim=-1)
+            sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
+        return cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def _write(
+        self,
+        layer: _Layer,
+        index: int,
+        rows: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        num_context: int,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        caches: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Write keys and values of all rows to their caches; return queries [rows, H, K]."""
+        config = self._config
+        heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
+        qkv = layer.qkv(rows)
+        split = (heads + kv_heads) * width
+        qk = qkv[:, :split].view(-1, heads + kv_heads, width)
+        qk = _normed(qk, layer.qk_norm, config.rms_norm_eps)
+        half = width // 2
+        swapped = torch.cat([qk[..., half:], qk[..., :half]], dim=-1)
+        qk = qk.mul_(cos).add_(swapped.mul_(sin))
+        keys = qk[:, heads:].transpose(0, 1)
+        values = qkv[:, split:].view(-1, kv_heads, width).transpose(0, 1)
+        gamma = (len(rows) - num_context) // len(caches)
+        done = 0
+        for number, (cache, start, count) in enumerate(zip(caches, starts, counts, strict=True)):
+            for begin, at, size in (
+                (done, start, count),
+                (num_context + number * gamma, start + count, gamma),
+            ):
+                if size:
+                    cache[index, 0, :, at : at + size] = keys[:, begin : begin + size]
+                    cache[index, 1, :, at : at + size] = values[:, begin : begin + size]
+            done += count
+        queries: torch.Tensor = qk[:, :heads]
+        return queries
+
+    def _finish(
+        self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention output and MLP added to the residual x [R * G, D]."""
+        x = layer.out(attended.reshape(x.shape[0], -1)).add_(x)
+        gate_up = layer.gate_up(_normed(x, layer.mlp_norm, self._config.rms_norm_eps))
+        gate, up = gate_up.chunk(2, dim=-1)
+        output: torch.Tensor = layer.down(functional.silu(gate).mul_(up)).add_(x)
+        return output
+
+
+_TABLE_POSITIONS = 4096
+"""Rotations of positions below this are looked up."""
+
+
+def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm over the last dimension, by a norm and two products."""
+    size = x.shape[-1]
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # rsqrt(length**2 / size + eps)
+    inverse = length.square_().mul_(1.0 / size).add_(eps).rsqrt_()
+    normed: torch.Tensor = (x * inverse).mul_(weight)
+    return normed

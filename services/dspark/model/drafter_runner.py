@@ -1,0 +1,235 @@
+"""The drafter as a pool serves it: sessions' contexts in, blocks of proposals out.
+
+Context rows arrive as the target commits tokens; their keys and values are computed once.  A
+round runs one block for every session asked, samples it left to right with the noise of the
+absolute positions (the target's own), and rates each token with a calibrated confidence.
+"""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dspark.core.draft import DraftRequest, Proposal
+from dspark.core.sampling import Sampling
+from dspark.model.block_forward import BlockForward
+from dspark.model.checkpoint import load_drafter
+from dspark.model.context_cache import ContextCache
+from dspark.model.drafter import DSparkDrafter
+from dspark.model.kv_pool import as_tensor
+from dspark.model.sampling_rows import sampling_batch
+from dspark.model.sts import Calibration, identity, read_calibration
+from dspark_kernels.sequential_head import Bias, LowRankBias, draft_tokens
+
+ABSORB_ROWS = 64
+"""Pending rows from which they are run at once instead of with the next block."""
+
+
+class BlockDrafter:
+    """A DSpark drafter over many sessions; for one thread at a time."""
+
+    def __init__(
+        self,
+        drafter: DSparkDrafter,
+        *,
+        calibration: Calibration | None = None,
+        max_sessions: int = 256,
+        max_context_tokens: int = 131072,
+    ) -> None:
+        """Take over a loaded drafter.
+
+        Args:
+            drafter: In float32 on the CPU.
+            calibration: Temperatures of the confidences; None changes nothing.
+            max_sessions: Sessions open at once.
+            max_context_tokens: Cached rows over all sessions.
+        """
+        config = drafter.config
+        self._drafter = drafter
+        self._config = config
+        with torch.inference_mode():
+            self._forward = BlockForward(drafter)
+            self._vanilla = (
+                LowRankBias(
+                    drafter.markov_head.markov_w1.weight, drafter.markov_head.markov_w2.weight
+                )
+                if config.markov_head_type == "vanilla"
+                else None
+            )
+        calibration = calibration or identity(config.gamma)
+        self._temperatures = {
+            True: torch.tensor(calibration.greedy),
+            False: torch.tensor(calibration.coupled),
+        }
+        self._max_sessions = max_sessions
+        self._max_context_tokens = max_context_tokens
+        self._sessions: dict[Hashable, ContextCache] = {}
+        self._context_tokens = 0
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        gamma: int | None = None,
+        target_embedding: torch.Tensor | None = None,
+        max_sessions: int = 256,
+        max_context_tokens: int = 131072,
+    ) -> "BlockDrafter":
+        """Load a drafter folder with its calibration.
+
+        Raises:
+            ValueError: One line that says what is wrong and the way out.
+        """
+        path = Path(folder)
+        drafter = load_drafter(path, gamma=gamma, target_embedding=target_embedding)
+        return cls(
+            drafter,
+            calibration=read_calibration(path, drafter.config.gamma),
+            max_sessions=max_sessions,
+            max_context_tokens=max_context_tokens,
+        )
+
+    @property
+    def gamma(self) -> int:
+        """Largest block."""
+        return self._config.gamma
+
+    @property
+    def sessions(self) -> int:
+        """Sessions open now."""
+        return len(self._sessions)
+
+    @property
+    def context_tokens(self) -> int:
+        """Rows cached over all sessions."""
+        return self._context_tokens
+
+    def open(self, key: Hashable, sampling: Sampling) -> bool:
+        """Begin a session, or begin it anew; False when there is no room for one more."""
+        self.close(key)
+        if len(self._sessions) >= self._max_sessions:
+            return False
+        self._sessions[key] = ContextCache(key, sampling)
+        return True
+
+    def cached(self, key: Hashable) -> int | None:
+        """Rows cached for a session; None when it is unknown."""
+        session = self._sessions.get(key)
+        return None if session is None else session.cached
+
+    def append(self, key: Hashable, start: int, rows: NDArray[np.generic]) -> int:
+        """Cache context rows of positions start, start + 1, ...
+
+        Args:
+            key: An open session.
+            start: Must be the number of rows cached so far.
+            rows: [n, D] float32, float16, or uint16 holding bfloat16.
+
+        Returns:
+            Rows cached now.
+
+        Raises:
+            ValueError: Unknown session, a gap or a repeat, or rows of another width.
+            MemoryError: No room for these rows; nothing changed.
+        """
+        session = self._sessions.get(key)
+        if session is None:
+            raise ValueError(f"session {key} is not open")
+        if start != session.cached:
+            raise ValueError(f"rows from {start} on for a session with {session.cached} cached")
+        if rows.ndim != 2 or rows.shape[1] != self._config.hidden_size:
+            raise ValueError(
+                f"rows of shape {rows.shape} for a drafter of width {self._config.hidden_size}"
+            )
+        if self._context_tokens + len(rows) > self._max_context_tokens:
+            raise MemoryError(
+                f"{len(rows)} rows more than the {self._max_context_tokens} that fit"
+            )
+        if len(rows):
+            session.add(as_tensor(rows).float())
+            self._context_tokens += len(rows)
+            if session.num_pending >= ABSORB_ROWS:
+                with torch.inference_mode():
+                    self._forward.run([session], None)
+        return session.cached
+
+    def close(self, key: Hashable) -> None:
+        """Free a session; an unknown one is ignored."""
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            self._context_tokens -= session.cached
+
+    @torch.inference_mode()
+    def draft(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        """Draft one block for each request, all in one pass.
+
+        Raises:
+            ValueError: A session is unknown or its context does not end at its anchor.
+        """
+        if not requests:
+            return []
+        sessions = [self._ready(request) for request in requests]
+        anchors = torch.tensor([request.anchor for request in requests])
+        h = self._forward.run(sessions, anchors)
+        assert h is not None
+        steps = min(self.gamma, max(request.max_tokens for request in requests))
+        h = h[:, :steps]
+        sampling = sampling_batch(
+            [session.sampling for session in sessions],
+            [request.base_length + 1 for request in requests],
+        )
+        tokens = draft_tokens(self._forward.logits(h), anchors, self._bias(h), sampling)
+        confidences = self._confidences(sessions, h, anchors, tokens).tolist()
+        return [
+            Proposal(
+                tokens=tuple(chosen[: request.max_tokens]),
+                confidences=tuple(rated[: request.max_tokens]),
+            )
+            for request, chosen, rated in zip(
+                requests, tokens.tolist(), confidences, strict=True
+            )
+        ]
+
+    def _ready(self, request: DraftRequest) -> ContextCache:
+        session = self._sessions.get(request.key)
+        if session is None:
+            raise ValueError(f"session {request.key} is not open")
+        if session.cached != request.base_length:
+            raise ValueError(
+                f"session {request.key} has {session.cached} rows cached where the anchor is "
+                f"at {request.base_length}"
+            )
+        return session
+
+    def _bias(self, h: torch.Tensor) -> Bias | None:
+        """The sequential head for this block; gated and rnn heads by their own module."""
+        if self._vanilla is not None or self._config.markov_head_type == "none":
+            return self._vanilla
+        state: torch.Tensor | None = None
+
+        def bias(index: int, previous: torch.Tensor) -> torch.Tensor | None:
+            nonlocal state
+            shift, state = self._drafter.head_bias(previous, h[:, index], state)
+            return shift
+
+        return bias
+
+    def _confidences(
+        self,
+        sessions: Sequence[ContextCache],
+        h: torch.Tensor,
+        anchors: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        """Calibrated c_k [R, G]: it sees x_{k-1}, never x_k.  Without a head all are 1."""
+        if not self._config.enable_confidence_head:
+            return torch.ones(tokens.shape)
+        previous = torch.cat([anchors.unsqueeze(1), tokens[:, :-1]], dim=1)
+        logits = self._drafter.confidence_logits(h, previous)
+        temperatures = torch.stack(
+            [self._temperatures[session.sampling.greedy] for session in sessions]
+        )
+        return torch.sigmoid(logits / temperatures[:, : logits.shape[1]])

@@ -1,0 +1,151 @@
+"""The target as the engines see it: segments in, chosen tokens and rows out; no torch in sight.
+
+It joins ``TargetRunner`` with the samplers of ``dspark_kernels`` and speaks in plain tuples and
+numpy arrays, so that engines are tested with fakes that speak integers.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dspark.core.draft import Rows
+from dspark.core.sampling import Sampling
+from dspark.model.batch import RaggedBatch, Segment
+from dspark.model.target import TargetRunner
+from dspark_kernels.sampling import SamplingBatch, choose_tokens
+
+
+class ChoosingSegment(Protocol):
+    """A segment whose last ``choose`` rows get tokens."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Input tokens."""
+
+    @property
+    def start(self) -> int:
+        """Position of the first."""
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """Block table."""
+
+    @property
+    def choose(self) -> int:
+        """How many of the last rows get tokens."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How they are chosen."""
+
+
+class RaggedTarget:
+    """A ``TargetRunner`` that chooses tokens; for one thread at a time."""
+
+    def __init__(self, runner: TargetRunner) -> None:
+        self._runner = runner
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens are 0 .. vocab_size - 1."""
+        return self._runner.vocab_size
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Longest sequence."""
+        return self._runner.max_context_tokens
+
+    def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
+        """Run one ragged forward; return each segment's chosen tokens."""
+        output = self._runner.forward(
+            RaggedBatch(
+                segments=[
+                    Segment(
+                        token_ids=part.tokens,
+                        start=part.start,
+                        block_table=part.pages,
+                        logits_from=len(part.tokens) - part.choose if part.choose else None,
+                    )
+                    for part in segments
+                ]
+            )
+        )
+        rows = [
+            (part.sampling, part.start + len(part.tokens) - part.choose + offset + 1)
+            for part in segments
+            for offset in range(part.choose)
+        ]
+        chosen = _choose(output.logits, rows)
+        result = []
+        first = 0
+        for part in segments:
+            result.append(tuple(chosen[first : first + part.choose]))
+            first += part.choose
+        return result
+
+    def run(
+        self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
+    ) -> NDArray[np.float32] | None:
+        """Run prompt tokens; return the last row's logits [vocab] if wanted."""
+        output = self._runner.forward(
+            RaggedBatch(
+                segments=[
+                    Segment(
+                        token_ids=tokens,
+                        start=start,
+                        block_table=pages,
+                        logits_from=len(tokens) - 1 if want_logits else None,
+                    )
+                ]
+            )
+        )
+        if not want_logits:
+            return None
+        logits: NDArray[np.float32] = output.logits[-1].float().cpu().numpy()
+        return logits
+
+    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+        """Choose the token at ``position`` from logits [vocab] computed elsewhere."""
+        row = torch.from_numpy(np.array(logits, dtype=np.float32)).unsqueeze(0)
+        return _choose(row, [(sampling, position)])[0]
+
+    def rows(self, pages: Sequence[int], start: int, stop: int) -> Rows:
+        """Return kept context rows [stop - start, hidden]."""
+        return self._runner.rows(pages, start, stop)
+
+    def export_kv(self, pages: Sequence[int], start: int, stop: int) -> list[NDArray[np.generic]]:
+        """Return KV of these positions, by layer [n, 2, kv_heads, head_dim]."""
+        return self._runner.export_kv(pages, start, stop)
+
+    def import_chunk(
+        self,
+        pages: Sequence[int],
+        start: int,
+        kv: Sequence[NDArray[np.generic]],
+        rows: Rows | None,
+    ) -> None:
+        """Write KV (and rows) computed elsewhere."""
+        self._runner.import_kv(pages, start, kv)
+        if rows is not None:
+            self._runner.import_rows(pages, start, rows)
+
+
+def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[int]:
+    """Choose one token a row: logits [N, V], N pairs of (sampling, position)."""
+    if not rows:
+        return []
+    batch = SamplingBatch.of(
+        # A temperature below the greedy bound is greedy, whatever it is.
+        temperatures=[0.0 if sampling.greedy else sampling.temperature for sampling, _ in rows],
+        seeds=[sampling.seed for sampling, _ in rows],
+        choices=[sampling.choice for sampling, _ in rows],
+        positions=[position for _, position in rows],
+        top_k=[sampling.top_k for sampling, _ in rows],
+        top_p=[sampling.top_p for sampling, _ in rows],
+        min_p=[sampling.min_p for sampling, _ in rows],
+    )
+    tokens: list[int] = choose_tokens(logits, batch).tolist()
+    return tokens

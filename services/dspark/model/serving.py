@@ -1,0 +1,35 @@
+"""What every replica does with a loaded model: threads, and the handshake's other side."""
+
+import torch
+
+from dspark.config.model import ModelSettings
+from dspark.core.fleet import Compatibility
+from dspark.model.pair import PairIdentity
+
+PROTOCOL_VERSION = 1
+"""Version of the protocol's semantics; see common.proto."""
+
+
+def set_threads(model: ModelSettings) -> None:
+    """Give this process's engine its CPU threads.
+
+    Two processes with as many threads as cores each make every call many times slower.
+    """
+    torch.set_num_threads(model.threads)
+
+
+def compatibility(model: ModelSettings, identity: PairIdentity) -> Compatibility:
+    """What this replica insists on in every handshake."""
+    return Compatibility(
+        protocol_version=PROTOCOL_VERSION,
+        model=model.name,
+        target_digest=identity.target_digest,
+        tokenizer_digest=identity.tokenizer_digest,
+        vocab_size=identity.vocab_size,
+        block_size=identity.block_size,
+        target_layer_ids=identity.target_layer_ids,
+        projection_id=identity.projection_id,
+        kv_dtype="float32" if model.device == "cpu" else "bfloat16",
+        page_tokens=model.page_tokens,
+        rows_dtype=model.rows_dtype,
+    )

@@ -1,0 +1,250 @@
+"""The verifier's engine: the thread that drives intake and rounds.
+
+``submit``, ``cancel`` and ``post`` may be called from any thread and never block.  The loop is:
+take what arrived; admit what fits; wait for this cohort's drafts, but no longer than their
+deadline; one ragged forward; commit; ask for the next drafts.
+"""
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from dspark.config.verifier import VerifierSettings
+from dspark.core.curve import Curve
+from dspark.core.generation import Generation
+from dspark.core.ids import SessionId
+from dspark.core.pages import PageAllocator
+from dspark.core.session import Phase
+from dspark.drafting.desk import DraftDesk
+from dspark.drafting.events import Connected, Lost, Replied, Seeded
+from dspark.telemetry import metrics
+from dspark.verifier.events import (
+    Cancelled,
+    EngineEvent,
+    Prefilled,
+    PrefillFailed,
+    PrefillPort,
+    Sink,
+    Submitted,
+)
+from dspark.verifier.intake import Intake
+from dspark.verifier.rounds import BudgetSource, Rounds
+from dspark.verifier.session import VerifierSession
+from dspark.verifier.target_port import Target
+from dspark.verifier.window import LoadWindow
+
+log = logging.getLogger(__name__)
+
+
+class Overloaded(Exception):
+    """Too many sessions are open or waiting: try again later."""
+
+
+class NeverFits(ValueError):
+    """The request is larger than this replica could ever hold."""
+
+
+class VerifierEngine:
+    """Sessions in, committed tokens out."""
+
+    def __init__(
+        self,
+        target: Target,
+        pages: PageAllocator,
+        desk: DraftDesk | None,
+        prefill: PrefillPort | None,
+        budget: BudgetSource,
+        *,
+        settings: VerifierSettings,
+        curve: Curve | None,
+        block_size: int,
+        model_name: str,
+        hash_root: bytes = b"",
+        inbox: "queue.SimpleQueue[EngineEvent] | None" = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target = target
+        self._settings = settings
+        self._model_name = model_name
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[EngineEvent] = inbox or queue.SimpleQueue()
+        self._ids = itertools.count(1)
+        self._cohort = 0
+        self._lock = threading.Lock()
+        self._num_open = 0
+        self._running = False
+        self._thread = threading.Thread(target=self._run, name="verifier-engine", daemon=True)
+        self.desk = desk
+        self.window = LoadWindow(clock())
+        self.failure: BaseException | None = None
+        self.intake = Intake(
+            target,
+            pages,
+            prefill,
+            block_size=block_size,
+            max_sessions=settings.max_sessions,
+            local_prefill_tokens=settings.local_prefill_tokens,
+            num_cohorts=settings.cohorts,
+            model_name=model_name,
+            hash_root=hash_root,
+            begun=lambda session, token: self._rounds.begin(session, token),
+            ended=self._session_ended,
+        )
+        self._rounds = Rounds(
+            target,
+            desk,
+            budget,
+            self.window,
+            curve=curve,
+            block_size=block_size,
+            max_batch_tokens=settings.max_batch_tokens,
+            prefill_chunk_tokens=settings.prefill_chunk_tokens,
+            pool=settings.pool,
+            model_name=model_name,
+            clock=clock,
+            ended=self.intake.end,
+            prompt_done=self.intake.prompt_done,
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._running = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the step in hand; open sessions fail."""
+        self._running = False
+        self.cancel(SessionId(0))  # wakes the thread
+        if self._thread.is_alive():
+            self._thread.join(timeout=30.0)
+
+    def submit(self, generation: Generation, sink: Sink) -> SessionId:
+        """Take a generation.
+
+        Raises:
+            NeverFits: It could not run here even alone.
+            Overloaded: Too many are waiting already.
+        """
+        total = generation.total_tokens
+        pages = self.intake.pages
+        capacity = min(pages.num_pages * pages.page_tokens, self._target.max_context_tokens)
+        if total > capacity:
+            raise NeverFits(
+                f"{len(generation.prompt)} prompt tokens and max_tokens "
+                f"{generation.max_new_tokens} make {total}, more than the {capacity} "
+                "that fit here"
+            )
+        with self._lock:
+            if self._num_open >= self._settings.max_sessions + self._settings.max_waiting:
+                raise Overloaded(f"{self._num_open} sessions are open or waiting already")
+            self._num_open += 1
+        session = SessionId(next(self._ids))
+        now_s = self._clock()
+        self.post(Submitted(session=session, generation=generation, sink=sink, arrived_s=now_s))
+        return session
+
+    def cancel(self, session: SessionId) -> None:
+        """Drop a session; unknown ones are ignored."""
+        self.post(Cancelled(session=session))
+
+    def post(self, event: EngineEvent) -> None:
+        """Hand an event to the engine's thread."""
+        self._inbox.put(event)
+
+    @property
+    def num_open(self) -> int:
+        """Sessions submitted and not ended."""
+        return self._num_open
+
+    def _run(self) -> None:
+        try:
+            while self._running:
+                # Pages freed by the last step may admit a session that nothing else would wake.
+                self.intake.admit_waiting(self._clock())
+                self._take_events(block=not any(map(_steps, self._sessions())))
+                self.intake.admit_waiting(self._clock())
+                self._cohort = (self._cohort + 1) % self._settings.cohorts
+                self._await_drafts()
+                self._step()
+        except BaseException as error:
+            self.failure = error
+            log.exception("the verifier engine died")
+        for session in self._sessions():
+            session.sink.fail("the verifier stopped")
+
+    def _sessions(self) -> list[VerifierSession]:
+        return list(self.intake.sessions.values())
+
+    def _take_events(self, *, block: bool) -> None:
+        if block and self._inbox.empty() and self.desk is not None:
+            self.desk.flush(self._clock())
+        try:
+            event = self._inbox.get(block=block)
+            while True:
+                self._handle(event)
+                event = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _handle(self, event: EngineEvent) -> None:
+        if isinstance(event, Connected | Lost | Replied | Seeded):
+            if self.desk is not None:
+                self.desk.handle(event, self._clock())
+        elif isinstance(event, Submitted):
+            self.intake.submitted(event)
+        elif isinstance(event, Cancelled):
+            session = self.intake.sessions.get(event.session)
+            if session is not None:
+                self.intake.end(session, Phase.CANCELLED)
+        elif isinstance(event, Prefilled):
+            self.intake.prefilled(event)
+        else:
+            assert isinstance(event, PrefillFailed)
+            self.intake.prefill_failed(event)
+
+    def _await_drafts(self) -> None:
+        """Wait for the cohort's drafts, handling whatever else arrives, until their deadline."""
+        if self.desk is None:
+            return
+        while self._running:
+            deadline_s = self.desk.pending_until(session.id for session in self._decoding())
+            wait_s = 0.0 if deadline_s is None else deadline_s - self._clock()
+            if wait_s <= 0:
+                return
+            try:
+                self._handle(self._inbox.get(timeout=wait_s))
+            except queue.Empty:
+                return
+
+    def _step(self) -> None:
+        decoding = self._decoding()
+        prefilling = [
+            session
+            for session in self._sessions()
+            if session.phase is Phase.PREFILLING and session.local
+        ]
+        metrics.VLLM_RUNNING.labels(self._model_name).set(len(decoding))
+        metrics.VLLM_WAITING.labels(self._model_name).set(self.intake.num_waiting)
+        if decoding or prefilling:
+            self._rounds.step(decoding, prefilling)
+
+    def _decoding(self) -> list[VerifierSession]:
+        return [
+            session
+            for session in self._sessions()
+            if session.phase is Phase.DECODING and session.cohort == self._cohort
+        ]
+
+    def _session_ended(self, session: SessionId) -> None:
+        if self.desk is not None:
+            self.desk.close(session)
+        with self._lock:
+            self._num_open -= 1
+
+
+def _steps(session: VerifierSession) -> bool:
+    """Whether a session has work for the next target forward."""
+    return session.phase is Phase.DECODING or (session.phase is Phase.PREFILLING and session.local)

@@ -1,0 +1,97 @@
+"""Profiles a verifier: what a step costs, over sessions, batch tokens and context."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+
+from dspark.core.curve import Curve, CurvePoint, make_curve
+from dspark.core.sampling import Sampling
+from dspark.verifier.target_port import Segment, Target
+
+SESSIONS = (1, 2, 4, 8, 16, 32)
+TOKENS_PER_SESSION = (1, 2, 4, 8)
+CONTEXT_TOKENS = (64, 512)
+
+
+def curve_version(*, target_digest: str, device: str, threads: int) -> str:
+    """Digest of what a curve is bound to: model, device, processor, threads."""
+    text = "|".join(
+        (target_digest, device, platform.processor() or platform.machine(), str(threads))
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def profile(
+    target: Target,
+    *,
+    num_pages: int,
+    page_tokens: int,
+    max_sessions: int,
+    max_batch_tokens: int,
+    version: str,
+    device: str,
+    clock: Callable[[], float],
+    repeats: int = 5,
+    sessions: Sequence[int] = SESSIONS,
+    tokens_per_session: Sequence[int] = TOKENS_PER_SESSION,
+    context_tokens: Sequence[int] = CONTEXT_TOKENS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Curve:
+    """Measure the median step time of each size that fits.
+
+    The pages hold no real context (their content does not change the cost), so this must run
+    before the replica serves.
+
+    Raises:
+        RuntimeError: The target did not run the batch that it was given.
+    """
+    grid = [
+        (context, count, per_session)
+        for context in context_tokens
+        for count in sessions
+        for per_session in tokens_per_session
+        if count <= max_sessions
+        and count * per_session <= max_batch_tokens
+        and context + per_session <= target.max_context_tokens
+        and count * -(-(context + per_session) // page_tokens) <= num_pages
+    ]
+    samples = []
+    for index, (context, count, per_session) in enumerate(grid):
+        batch = _batch(context, count, per_session, page_tokens)
+        _run(target, batch, per_session)  # warm up: the first pass of a size allocates
+        for _ in range(repeats):
+            began_s = clock()
+            _run(target, batch, per_session)
+            samples.append(
+                CurvePoint(
+                    context_tokens=context,
+                    sessions=count,
+                    batch_tokens=count * per_session,
+                    step_s=clock() - began_s,
+                )
+            )
+        progress(index + 1, len(grid))
+    return make_curve(version, device, samples)
+
+
+def _batch(context: int, count: int, per_session: int, page_tokens: int) -> list[Segment]:
+    pages_each = -(-(context + per_session) // page_tokens)
+    return [
+        Segment(
+            tokens=tuple(range(1, per_session + 1)),
+            start=context,
+            pages=tuple(range(index * pages_each, (index + 1) * pages_each)),
+            choose=per_session,
+            sampling=Sampling(),
+        )
+        for index in range(count)
+    ]
+
+
+def _run(target: Target, batch: Sequence[Segment], per_session: int) -> None:
+    chosen = target.step(batch)
+    if [len(tokens) for tokens in chosen] != [per_session] * len(batch):
+        raise RuntimeError(
+            f"the target answered {[len(tokens) for tokens in chosen]} tokens for "
+            f"{len(batch)} sessions of {per_session}: the curve would be wrong"
+        )

@@ -1,0 +1,229 @@
+"""A verifier process: target, engine, drafting, server, and its link to the controller."""
+
+import asyncio
+import logging
+import queue
+import time
+
+from dspark.config.endpoint import EndpointSettings
+from dspark.config.model import ModelSettings
+from dspark.config.verifier import VerifierSettings
+from dspark.core.curve import Curve
+from dspark.core.draft import Rows
+from dspark.core.fleet import LoadReport, ReplicaState, Role
+from dspark.core.ids import Epoch, SessionId
+from dspark.core.pages import PageAllocator
+from dspark.drafting.deadline import Deadline
+from dspark.drafting.desk import DraftDesk
+from dspark.drafting.links import DrafterLinks
+from dspark.model.pair import PairIdentity, load_target
+from dspark.model.ragged_target import RaggedTarget
+from dspark.model.serving import compatibility, set_threads
+from dspark.rpc.handshake import Greeter
+from dspark.rpc.host import ReplicaHost
+from dspark.verifier.budget_cell import BudgetCell
+from dspark.verifier.engine import VerifierEngine
+from dspark.verifier.events import EngineEvent
+from dspark.verifier.prefill_link import PrefillLink
+from dspark.verifier.profile import curve_version, profile
+from dspark.verifier.service import VerifyService
+from dspark.wire.v1 import verify_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE = "dspark.wire.v1.VerifyService"
+
+
+class VerifierReplica:
+    """Start, drain and stop one verifier."""
+
+    def __init__(
+        self,
+        model: ModelSettings,
+        endpoint: EndpointSettings,
+        settings: VerifierSettings,
+        *,
+        name: str,
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._host = ReplicaHost(
+            endpoint, role=Role.VERIFIER, pool=settings.pool, name=name, service=SERVICE
+        )
+        self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
+        self._engine: VerifierEngine | None = None
+        self._cell: BudgetCell | None = None
+        self._links: DrafterLinks | None = None
+        self._prefill: PrefillLink | None = None
+        self._reported_bytes = {"rows": 0, "drafts": 0, "kv": 0}
+        self._reported_outcomes: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Load, profile, serve, announce.
+
+        Raises:
+            ValueError: One line that says what is wrong and the way out.
+        """
+        identity, target, curve = await asyncio.to_thread(self._load)
+        agreed = compatibility(self._model, identity)
+        link = self._host.link
+        link.start_watching_fleet()
+        self._prefill = PrefillLink(
+            link.fleet,
+            compatibility=agreed,
+            post=self._inbox.put,
+            timeout_s=self._settings.prefill_timeout_s,
+            attempts=self._settings.prefill_attempts,
+            want_rows=bool(identity.projection_id),
+        )
+        desk = None
+        if identity.projection_id:
+            self._links = DrafterLinks(
+                link.fleet,
+                replica=self._host.name,
+                incarnation=self._host.incarnation,
+                compatibility=agreed,
+                post=self._inbox.put,
+                reconnect_s=self._settings.drafting.reconnect_s,
+            )
+            desk = self._desk(self._links, target)
+        self._cell = BudgetCell(curve_version="" if curve is None else curve.version)
+        self._engine = VerifierEngine(
+            target,
+            PageAllocator(self._settings.num_pages, self._model.page_tokens),
+            desk,
+            self._prefill,
+            self._cell,
+            settings=self._settings,
+            curve=curve,
+            block_size=identity.block_size,
+            model_name=self._model.name,
+            hash_root=identity.target_digest.encode(),
+            inbox=self._inbox,
+        )
+        self._engine.start()
+        cell = self._cell
+        link.start_watching_budget(
+            self._settings.pool, lambda budget: cell.offer(budget, time.monotonic())
+        )
+        greeter = Greeter(agreed, replica=self._host.name, incarnation=self._host.incarnation)
+        service = VerifyService(self._engine, greeter)
+        self._host.server.add(
+            lambda server: verify_pb2_grpc.add_VerifyServiceServicer_to_server(service, server)
+        )
+        await self._host.announce(agreed, self._report, curve=curve)
+
+    def check_health(self) -> None:
+        """Raise RuntimeError when the engine died."""
+        if self._engine is not None and self._engine.failure is not None:
+            raise RuntimeError(f"the verifier engine died: {self._engine.failure!r}")
+
+    async def drain(self) -> None:
+        """Take no new sessions; give open ones their time (what is left moves elsewhere)."""
+        await self._host.drain(
+            lambda: self._engine is None or self._engine.num_open == 0, self._settings.drain_s
+        )
+
+    async def stop(self) -> None:
+        """Leave the fleet and free everything; open streams end with UNAVAILABLE."""
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop)
+        await self._host.leave(0.5)
+        if self._links is not None:
+            await self._links.close()
+        if self._prefill is not None:
+            await self._prefill.close()
+
+    def _desk(self, links: DrafterLinks, target: RaggedTarget) -> DraftDesk:
+        drafting = self._settings.drafting
+
+        def rows(session: SessionId, start: int, stop: int) -> Rows:
+            assert self._engine is not None
+            return target.rows(self._engine.intake.sessions[session].pages, start, stop)
+
+        return DraftDesk(
+            links,
+            rows=rows,
+            deadline=Deadline(floor_s=drafting.deadline_floor_s, factor=drafting.deadline_factor),
+            seed_chunk_bytes=drafting.seed_chunk_bytes,
+            max_sessions_per_drafter=drafting.max_sessions_per_drafter,
+            vocab_size=target.vocab_size,
+        )
+
+    def _load(self) -> tuple[PairIdentity, RaggedTarget, Curve | None]:
+        set_threads(self._model)
+        identity, runner = load_target(
+            self._model.target,
+            self._model.drafter,
+            num_pages=self._settings.num_pages,
+            page_tokens=self._model.page_tokens,
+            rows_dtype=self._model.rows_dtype,
+            device=self._model.device,
+            max_batch_tokens=self._settings.max_batch_tokens,
+        )
+        target = RaggedTarget(runner)
+        if not self._settings.profile_at_start:
+            return identity, target, None
+        began_s = time.monotonic()
+        curve = profile(
+            target,
+            num_pages=self._settings.num_pages,
+            page_tokens=self._model.page_tokens,
+            max_sessions=self._settings.max_sessions,
+            max_batch_tokens=self._settings.max_batch_tokens,
+            version=curve_version(
+                target_digest=identity.target_digest,
+                device=self._model.device,
+                threads=self._model.threads,
+            ),
+            device=self._model.device,
+            clock=time.perf_counter,
+            repeats=self._settings.profile_repeats,
+        )
+        log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
+        return identity, target, curve
+
+    def _report(self) -> LoadReport:
+        engine, cell = self._engine, self._cell
+        assert engine is not None
+        assert cell is not None
+        now_s = time.monotonic()
+        sums, survivals, window_s = engine.window.take(now_s)
+        desk = engine.desk
+        totals = {
+            "rows": 0 if desk is None else desk.row_bytes,
+            "drafts": 0 if desk is None else desk.draft_bytes,
+            "kv": engine.intake.kv_bytes,
+        }
+        outcomes = {} if desk is None else dict(desk.outcomes)
+        report = LoadReport(
+            replica=self._host.name,
+            incarnation=self._host.incarnation,
+            state=self._host.state if engine.failure is None else ReplicaState.DRAINING,
+            window_s=window_s,
+            active_sessions=engine.num_open - engine.intake.num_waiting,
+            waiting_sessions=engine.intake.num_waiting,
+            free_pages=engine.intake.pages.free_pages,
+            total_pages=engine.intake.pages.num_pages,
+            busy_share=min(1.0, sums.step_s / max(1e-6, window_s)),
+            steps=sums.steps,
+            batch_tokens=sums.batch_tokens,
+            committed_tokens=sums.committed_tokens,
+            drafted_steps=sums.drafted_steps,
+            accepted_draft_tokens=sums.accepted_draft_tokens,
+            verified_draft_tokens=sums.verified_draft_tokens,
+            step_s=sums.step_s,
+            survivals=survivals,
+            budget_epoch=Epoch(cell.epoch(now_s)) or None,
+            draft_outcomes={
+                cause: count - self._reported_outcomes.get(cause, 0)
+                for cause, count in outcomes.items()
+            },
+            wire_bytes={kind: total - self._reported_bytes[kind] for kind, total in totals.items()},
+            prompt_tokens=sums.prompt_tokens,
+            mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
+            draft_round_s=0.0 if desk is None else desk.round_trip_s,
+            connected_drafters=0 if desk is None else desk.num_drafters,
+        )
+        self._reported_bytes, self._reported_outcomes = totals, outcomes
+        return report

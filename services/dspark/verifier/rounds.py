@@ -1,0 +1,201 @@
+"""Rounds: draft, verify, commit, and ask again.  Used by the engine's thread only."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from dspark.core.budget import OFF
+from dspark.core.curve import Curve
+from dspark.core.draft import DraftBlock
+from dspark.core.ids import SessionId
+from dspark.core.session import FinishReason, Phase
+from dspark.core.verdict import judge
+from dspark.drafting.desk import Ask, DraftDesk
+from dspark.telemetry import metrics
+from dspark.verifier.session import VerifierSession
+from dspark.verifier.step import VerifyStep, plan_step
+from dspark.verifier.target_port import Target
+from dspark.verifier.window import LoadWindow, Sums
+
+_PROBE_EVERY = 50
+"""Where the budget says off, one round in so many still drafts, or it could never come back."""
+
+
+class BudgetSource(Protocol):
+    """Where the budget is read, once a step."""
+
+    def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
+        """Return K, ALL or OFF; None when there is no usable budget."""
+
+
+class Rounds:
+    """Runs verify steps over sessions that it is given."""
+
+    def __init__(
+        self,
+        target: Target,
+        desk: DraftDesk | None,
+        budget: BudgetSource,
+        window: LoadWindow,
+        *,
+        curve: Curve | None,
+        block_size: int,
+        max_batch_tokens: int,
+        prefill_chunk_tokens: int,
+        pool: str,
+        model_name: str,
+        clock: Callable[[], float],
+        ended: Callable[[VerifierSession, Phase], None],
+        prompt_done: Callable[[VerifierSession, int], None],
+    ) -> None:
+        self._target = target
+        self._desk = desk
+        self._budget = budget
+        self._window = window
+        self._curve = curve
+        self._block_size = block_size
+        self._max_batch_tokens = max_batch_tokens
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._pool = pool
+        self._model_name = model_name
+        self._clock = clock
+        self._ended = ended
+        self._prompt_done = prompt_done
+        self._num_requests = 0
+
+    def begin(self, session: VerifierSession, token: int) -> None:
+        """Commit a session's first token, and open it at a drafter."""
+        rows = session.computed
+        now_s = self._clock()
+        metrics.VLLM_TTFT.labels(self._model_name).observe(now_s - session.arrived_s)
+        metrics.VLLM_PROMPT_TOKENS.labels(self._model_name).inc(len(session.generation.prompt))
+        session.enter(Phase.DECODING)
+        verdict = judge(
+            (), (token,), stop_tokens=session.generation.stop_tokens, remaining=session.remaining
+        )
+        self._commit(session, verdict.committed, verdict.finish)
+        if verdict.finish is None and self._desk is not None and session.generation.speculate:
+            self._desk.open(session.id, session.generation.sampling, rows)
+
+    def step(
+        self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
+    ) -> None:
+        """Run one target forward over these sessions and commit what it yields."""
+        began_s = self._clock()
+        blocks = self._take_drafts(decoding)
+        step = plan_step(
+            decoding,
+            prefilling,
+            blocks,
+            entry=self._entry(decoding, began_s),
+            curve=self._curve,
+            max_batch_tokens=self._max_batch_tokens,
+            prefill_chunk_tokens=self._prefill_chunk_tokens,
+        )
+        chosen = self._target.step(step.segments)
+        sums = Sums(steps=1, batch_tokens=step.batch_tokens)
+        survivals = self._judge(step, chosen, sums)
+        for (session, count), tokens in zip(
+            step.prefilling, chosen[len(step.decoding) :], strict=True
+        ):
+            session.computed += count
+            sums.prompt_tokens += count
+            if tokens:
+                self._prompt_done(session, tokens[0])
+        self._request(decoding)
+        sums.step_s = self._clock() - began_s
+        self._window.step(sums=sums, survivals=survivals)
+        metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
+        metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
+
+    def _take_drafts(self, decoding: Sequence[VerifierSession]) -> dict[SessionId, DraftBlock]:
+        if self._desk is None:
+            return {}
+        blocks = {}
+        for session in decoding:
+            block = self._desk.take(session.id, session.anchor_position)
+            if block is not None and block.tokens:
+                blocks[session.id] = block
+        return blocks
+
+    def _entry(self, decoding: Sequence[VerifierSession], now_s: float) -> int | None:
+        if not decoding:
+            return None
+        context_tokens = sum(len(session.tokens) for session in decoding) / len(decoding)
+        entry = self._budget.entry(
+            sessions=len(decoding), mean_context_tokens=context_tokens, now_s=now_s
+        )
+        if entry is not None:
+            metrics.BUDGET_TOKENS.labels(self._pool).set(entry)
+        return entry
+
+    def _judge(
+        self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
+    ) -> list[tuple[float, ...]]:
+        """Commit every session's verdict; return the survivals of the rounds committed."""
+        survivals = []
+        for index, session in enumerate(step.decoding):
+            drafts, proposed = step.drafts[index], step.proposed[index]
+            verdict = judge(
+                drafts,
+                chosen[index],
+                stop_tokens=session.generation.stop_tokens,
+                remaining=session.remaining,
+            )
+            session.computed += verdict.accepted + 1
+            session.stats.count(drafted=proposed, verified=len(drafts), accepted=verdict.accepted)
+            sums.committed_tokens += len(verdict.committed)
+            sums.context_tokens += len(session.tokens)
+            sums.session_steps += 1
+            self._count(drafts, proposed, verdict.accepted, sums)
+            if len(step.survivals[index]) == self._block_size:
+                survivals.append(step.survivals[index])
+            self._commit(session, verdict.committed, verdict.finish)
+        return survivals
+
+    def _count(self, drafts: tuple[int, ...], proposed: int, accepted: int, sums: Sums) -> None:
+        if not proposed:
+            return
+        sums.drafted_steps += 1
+        sums.verified_draft_tokens += len(drafts)
+        sums.accepted_draft_tokens += accepted
+        metrics.DRAFT_TOKENS.labels(self._pool, "verified").inc(len(drafts))
+        metrics.DRAFT_TOKENS.labels(self._pool, "trimmed").inc(proposed - len(drafts))
+        metrics.DRAFT_TOKENS.labels(self._pool, "wasted").inc(len(drafts) - accepted)
+        metrics.VLLM_SPEC_DRAFTS.labels(self._model_name).inc()
+        metrics.VLLM_SPEC_DRAFT_TOKENS.labels(self._model_name).inc(len(drafts))
+        metrics.VLLM_SPEC_ACCEPTED.labels(self._model_name).inc(accepted)
+        for position in range(accepted):
+            metrics.VLLM_SPEC_ACCEPTED_PER_POS.labels(self._model_name, str(position)).inc()
+
+    def _commit(
+        self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
+    ) -> None:
+        session.tokens.extend(tokens)
+        session.sink.commit(tokens)
+        metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
+        if finish is not None:
+            session.sink.finish(finish, session.stats)
+            self._ended(session, Phase.FINISHED)
+
+    def _request(self, sessions: Sequence[VerifierSession]) -> None:
+        """Ask for the next drafts of those that go on."""
+        going = [session for session in sessions if session.phase is Phase.DECODING]
+        if self._desk is None or not going:
+            return
+        now_s = self._clock()
+        self._num_requests += 1
+        if self._entry(going, now_s) == OFF and self._num_requests % _PROBE_EVERY:
+            return
+        asks = [
+            Ask(
+                session=session.id,
+                base_length=session.anchor_position,
+                anchor=session.tokens[-1],
+                max_tokens=bound,
+            )
+            for session in going
+            if session.generation.speculate and (bound := session.draft_bound(self._block_size)) > 0
+        ]
+        sent_bytes = self._desk.request(asks, now_s)
+        for session in going:
+            session.stats.row_bytes += sent_bytes.get(session.id, 0)

@@ -1,0 +1,114 @@
+"""gRPC in front of the verifier's engine: wire to core and back, nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+from grpc import aio
+
+from dspark.core.generation import Generation, GenerationStats
+from dspark.core.session import FinishReason
+from dspark.rpc.handshake import Greeter
+from dspark.verifier.engine import NeverFits, Overloaded, VerifierEngine
+from dspark.wire.sampling import sampling_from_wire
+from dspark.wire.v1 import common_pb2, verify_pb2, verify_pb2_grpc
+
+_FINISH = {
+    FinishReason.STOP: verify_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: verify_pb2.FINISH_REASON_LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    message: str
+
+
+class _StreamSink:
+    """Carries a session's events from the engine's thread to its stream.
+
+    The queue is bounded by construction: a generation commits at most max_new_tokens tokens.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.events: asyncio.Queue[verify_pb2.GenerateResponse | _Failed] = asyncio.Queue()
+
+    def commit(self, tokens: tuple[int, ...]) -> None:
+        self._put(verify_pb2.GenerateResponse(token_ids=tokens))
+
+    def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
+        self._put(verify_pb2.GenerateResponse(finish_reason=_FINISH[reason], stats=_stats(stats)))
+
+    def fail(self, message: str) -> None:
+        self._put(_Failed(message))
+
+    def _put(self, event: "verify_pb2.GenerateResponse | _Failed") -> None:
+        self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+
+class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
+    """One stream a generation."""
+
+    def __init__(self, engine: VerifierEngine, greeter: Greeter) -> None:
+        self._engine = engine
+        self._greeter = greeter
+
+    async def Handshake(  # noqa: D102
+        self,
+        request: common_pb2.HandshakeRequest,
+        context: aio.ServicerContext[common_pb2.HandshakeRequest, common_pb2.HandshakeResponse],
+    ) -> common_pb2.HandshakeResponse:
+        return await self._greeter.answer(request, context)
+
+    async def Generate(  # noqa: D102
+        self,
+        request: verify_pb2.GenerateRequest,
+        context: aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse],
+    ) -> AsyncIterator[verify_pb2.GenerateResponse]:
+        sink = _StreamSink()
+        try:
+            session = self._engine.submit(_generation(request), sink)
+        except (NeverFits, Overloaded) as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        try:
+            while True:
+                event = await sink.events.get()
+                if isinstance(event, _Failed):
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, event.message)
+                yield event
+                if event.finish_reason:
+                    return
+        finally:
+            self._engine.cancel(session)
+
+
+def _generation(request: verify_pb2.GenerateRequest) -> Generation:
+    return Generation(
+        request_id=request.request_id,
+        prompt=tuple(request.prompt_token_ids),
+        committed=tuple(request.committed_token_ids),
+        max_new_tokens=request.max_new_tokens,
+        sampling=sampling_from_wire(request.sampling),
+        stop_tokens=frozenset(request.stop_token_ids),
+        speculate=request.speculation.enabled,
+        max_draft_tokens=request.speculation.max_draft_tokens,
+    )
+
+
+def _stats(stats: GenerationStats) -> verify_pb2.GenerationStats:
+    return verify_pb2.GenerationStats(
+        steps=stats.steps,
+        drafted_steps=stats.drafted_steps,
+        plain_steps=stats.plain_steps,
+        drafted_tokens=stats.drafted_tokens,
+        verified_draft_tokens=stats.verified_draft_tokens,
+        accepted_draft_tokens=stats.accepted_draft_tokens,
+        accepted_histogram=stats.accepted_histogram,
+        cached_prompt_tokens=stats.cached_prompt_tokens,
+        row_bytes=stats.row_bytes,
+        draft_bytes=stats.draft_bytes,
+    )

@@ -1,0 +1,67 @@
+"""The verifier's record of one session; touched by the engine's thread only."""
+
+from dataclasses import dataclass
+
+from dspark.core.generation import Generation, GenerationStats
+from dspark.core.ids import SessionId
+from dspark.core.pages import PageTable
+from dspark.core.session import Phase, move
+from dspark.verifier.events import Sink
+
+
+@dataclass(slots=True)
+class VerifierSession:
+    """One generation under way.
+
+    Attributes:
+        id: The session.
+        generation: What was asked for.
+        sink: Where tokens go.
+        tokens: Prompt, tokens committed elsewhere, tokens committed here.
+        stats: Counts for the client.
+        arrived_s: When it was submitted.
+        phase: Where it stands.
+        table: Its pages, from PREFILLING on.
+        computed: Positions whose KV (and rows) are in the pages: 0 .. computed - 1.
+        local: Whether its prompt runs here rather than on a prefill replica.
+        attempt: Number of the prefill attempt.
+        cohort: Which of the alternating groups it steps with.
+    """
+
+    id: SessionId
+    generation: Generation
+    sink: Sink
+    tokens: list[int]
+    stats: GenerationStats
+    arrived_s: float
+    phase: Phase = Phase.WAITING
+    table: PageTable | None = None
+    computed: int = 0
+    local: bool = False
+    attempt: int = 0
+    cohort: int = 0
+
+    @property
+    def anchor_position(self) -> int:
+        """Position of the last committed token, whose KV is not computed yet."""
+        return len(self.tokens) - 1
+
+    @property
+    def remaining(self) -> int:
+        """How many more tokens may be committed."""
+        return self.generation.total_tokens - len(self.tokens)
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """Its pages."""
+        assert self.table is not None, "a session without pages has no place in a batch"
+        return self.table.pages
+
+    def enter(self, phase: Phase) -> None:
+        """Move to ``phase`` along the transition table."""
+        self.phase = move(self.phase, phase)
+
+    def draft_bound(self, gamma: int) -> int:
+        """Most drafts worth asking for: the last token is always the target's own."""
+        asked = self.generation.max_draft_tokens or gamma
+        return max(0, min(gamma, asked, self.remaining - 1))

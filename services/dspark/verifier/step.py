@@ -1,0 +1,156 @@
+"""One verify step: from drafts to a ragged batch, and from the target's tokens to commits.
+
+``plan_step`` decides, ``VerifyStep`` carries the decision; running the target is the engine's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dspark.core.admission import Admission, SessionDraft, admit, admit_top
+from dspark.core.budget import ALL, OFF
+from dspark.core.curve import Curve
+from dspark.core.draft import DraftBlock, survivals
+from dspark.core.ids import SessionId
+from dspark.verifier.session import VerifierSession
+from dspark.verifier.target_port import Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyStep:
+    """What one target forward carries.
+
+    Attributes:
+        decoding: Sessions verified, in the order of ``segments``.
+        drafts: The drafts of each that are verified (a prefix of what was proposed).
+        proposed: How many were proposed.
+        survivals: Survivals as proposed; empty without a draft.
+        prefilling: Sessions whose prompt runs here, with the tokens of this chunk; their
+            segments follow the others.
+        segments: The batch.
+        reason: Why these lengths, for people.
+    """
+
+    decoding: tuple[VerifierSession, ...]
+    drafts: tuple[tuple[int, ...], ...]
+    proposed: tuple[int, ...]
+    survivals: tuple[tuple[float, ...], ...]
+    prefilling: tuple[tuple[VerifierSession, int], ...]
+    segments: tuple[Segment, ...]
+    reason: str
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in the forward."""
+        return sum(len(segment.tokens) for segment in self.segments)
+
+
+def plan_step(
+    decoding: Sequence[VerifierSession],
+    prefilling: Sequence[VerifierSession],
+    blocks: Mapping[SessionId, DraftBlock],
+    *,
+    entry: int | None,
+    curve: Curve | None,
+    max_batch_tokens: int,
+    prefill_chunk_tokens: int,
+) -> VerifyStep:
+    """Choose every session's verified prefix and lay out the batch.
+
+    Args:
+        decoding: Sessions to verify.
+        prefilling: Sessions whose prompt runs here.
+        blocks: Drafts that passed the fences.
+        entry: The budget's entry, fixed before these drafts were made; None without a budget.
+        curve: The replica's own curve.
+        max_batch_tokens: Bound on the forward; every decoding session has one token of it.
+        prefill_chunk_tokens: Most prompt tokens of one session in a step.
+    """
+    candidates = [
+        SessionDraft(session=session.id, survivals=survivals(blocks[session.id].confidences))
+        for session in decoding
+        if session.id in blocks
+    ]
+    admission = _admit(
+        candidates,
+        # Drafts under "off" are probes: they measure acceptance, so all of them are verified.
+        entry=ALL if entry == OFF else entry,
+        curve=curve,
+        decoding=decoding,
+        room=max(0, max_batch_tokens - len(decoding)),
+    )
+    proposed = {draft.session: draft.survivals for draft in candidates}
+    drafts = []
+    segments = []
+    for session in decoding:
+        length = admission.lengths.get(session.id, 0)
+        chosen = blocks[session.id].tokens[:length] if length else ()
+        drafts.append(chosen)
+        segments.append(
+            Segment(
+                tokens=(session.tokens[-1], *chosen),
+                start=session.anchor_position,
+                pages=session.pages,
+                choose=1 + len(chosen),
+                sampling=session.generation.sampling,
+            )
+        )
+    room = max_batch_tokens - sum(len(segment.tokens) for segment in segments)
+    chunks = []
+    for session in prefilling:
+        count = min(prefill_chunk_tokens, len(session.tokens) - session.computed, room)
+        if count <= 0:
+            break
+        room -= count
+        stop = session.computed + count
+        chunks.append((session, count))
+        segments.append(
+            Segment(
+                tokens=tuple(session.tokens[session.computed : stop]),
+                start=session.computed,
+                pages=session.pages,
+                choose=1 if stop == len(session.tokens) else 0,
+                sampling=session.generation.sampling,
+            )
+        )
+    return VerifyStep(
+        decoding=tuple(decoding),
+        drafts=tuple(drafts),
+        proposed=tuple(len(proposed.get(session.id, ())) for session in decoding),
+        survivals=tuple(proposed.get(session.id, ()) for session in decoding),
+        prefilling=tuple(chunks),
+        segments=tuple(segments),
+        reason=admission.reason,
+    )
+
+
+def _admit(
+    candidates: Sequence[SessionDraft],
+    *,
+    entry: int | None,
+    curve: Curve | None,
+    decoding: Sequence[VerifierSession],
+    room: int,
+) -> Admission:
+    if not candidates:
+        return Admission(lengths={}, reason="nothing was drafted")
+    context_tokens = sum(len(session.tokens) for session in decoding) / len(decoding)
+    admission = admit(
+        candidates,
+        entry=entry,
+        curve=curve,
+        context_tokens=context_tokens,
+        plain_sessions=len(decoding) - len(candidates),
+    )
+    if sum(admission.lengths.values()) <= room:
+        return admission
+    # The batch bound is fixed, so cutting to it is a budget like any other.
+    capped = [
+        SessionDraft(
+            session=draft.session,
+            survivals=draft.survivals[: admission.lengths[draft.session]],
+        )
+        for draft in candidates
+    ]
+    return Admission(
+        lengths=admit_top(capped, room), reason=f"{admission.reason}; cut to {room} by the batch"
+    )

@@ -1,0 +1,61 @@
+"""What the engine asks of a target model: segments of tokens in, the target's own tokens out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dspark.core.draft import Rows
+from dspark.core.sampling import Sampling
+
+Kv = Sequence[NDArray[np.generic]]
+"""KV of some positions: one array [n, 2, kv_heads, head_dim] a layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive new tokens of one session in a ragged batch.
+
+    Attributes:
+        tokens: Input tokens at positions start .. start + len(tokens) - 1.
+        start: Position of the first; KV of all before it is in the pages.
+        pages: The session's pages.
+        choose: For how many of the last rows the target's next token is wanted.
+        sampling: How it is chosen.
+    """
+
+    tokens: tuple[int, ...]
+    start: int
+    pages: tuple[int, ...]
+    choose: int
+    sampling: Sampling
+
+
+class Target(Protocol):
+    """A target model over a paged KV pool; not thread-safe."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens are 0 .. vocab_size - 1."""
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Longest sequence."""
+
+    def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Run one ragged forward; return each segment's ``choose`` tokens.
+
+        The token chosen at row p is the sequence's token at position p + 1, and its noise is
+        keyed by that position.
+        """
+
+    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+        """Choose the token at ``position`` from logits [vocab] computed elsewhere."""
+
+    def rows(self, pages: Sequence[int], start: int, stop: int) -> Rows:
+        """Return the kept context rows [stop - start, hidden] of these positions."""
+
+    def import_chunk(self, pages: Sequence[int], start: int, kv: Kv, rows: Rows | None) -> None:
+        """Write KV (and rows) computed elsewhere."""

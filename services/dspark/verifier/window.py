@@ -1,0 +1,66 @@
+"""The load window: what the engine did since the last report."""
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+_MAX_SURVIVALS = 64
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums of one window; see control.proto."""
+
+    steps: int = 0
+    batch_tokens: int = 0
+    committed_tokens: int = 0
+    drafted_steps: int = 0
+    accepted_draft_tokens: int = 0
+    verified_draft_tokens: int = 0
+    prompt_tokens: int = 0
+    step_s: float = 0.0
+    context_tokens: int = 0
+    session_steps: int = 0
+    kv_bytes: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+class LoadWindow:
+    """Written by the engine once a step, taken by the reporter."""
+
+    def __init__(self, now_s: float) -> None:
+        self._lock = threading.Lock()
+        self._sums = Sums()
+        self._began_s = now_s
+        self._survivals: deque[tuple[float, ...]] = deque(maxlen=_MAX_SURVIVALS)
+
+    def step(
+        self,
+        *,
+        sums: Sums,
+        survivals: list[tuple[float, ...]],
+    ) -> None:
+        """Fold in one step's sums and the survivals of its committed rounds."""
+        with self._lock:
+            mine = self._sums
+            mine.steps += sums.steps
+            mine.batch_tokens += sums.batch_tokens
+            mine.committed_tokens += sums.committed_tokens
+            mine.drafted_steps += sums.drafted_steps
+            mine.accepted_draft_tokens += sums.accepted_draft_tokens
+            mine.verified_draft_tokens += sums.verified_draft_tokens
+            mine.prompt_tokens += sums.prompt_tokens
+            mine.step_s += sums.step_s
+            mine.context_tokens += sums.context_tokens
+            mine.session_steps += sums.session_steps
+            mine.kv_bytes += sums.kv_bytes
+            self._survivals.extend(survivals)
+
+    def take(self, now_s: float) -> tuple[Sums, tuple[tuple[float, ...], ...], float]:
+        """Return (sums, survivals, seconds) since the last call, and begin anew."""
+        with self._lock:
+            sums, self._sums = self._sums, Sums()
+            survivals = tuple(self._survivals)
+            self._survivals.clear()
+            window_s, self._began_s = now_s - self._began_s, now_s
+            return sums, survivals, window_s

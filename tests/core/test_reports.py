@@ -1,0 +1,48 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dspark.core.reports import report_problem
+from tests.fleet_examples import a_report
+
+GOOD = replace(
+    a_report("v0", active=2, survivals=[(0.9, 0.5), (1.0,)], draft_round_s=0.01),
+    steps=10,
+    drafted_steps=8,
+    verified_draft_tokens=20,
+    accepted_draft_tokens=12,
+    free_pages=3,
+    total_pages=8,
+    busy_share=1.0,
+)
+
+
+def test_a_plausible_report_is_believed() -> None:
+    assert report_problem(GOOD, block_size=3) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"step_s": float("nan")}, "step_s is nan"),
+        ({"draft_round_s": float("inf")}, "draft_round_s is inf"),
+        ({"window_s": -1.0}, "window_s is -1.0"),
+        ({"busy_share": 3.0}, "more than all of the window"),
+        ({"free_pages": 9}, "9 of 8 pages are free"),
+        ({"accepted_draft_tokens": 21}, "21 drafts accepted, but 20 verified"),
+        ({"drafted_steps": 11}, "11 drafted steps of 10"),
+        ({"survivals": ((0.5, 0.6),)}, "do not fall"),
+        ({"survivals": ((1.5,),)}, "do not fall"),
+        ({"survivals": ((-0.1,),)}, "do not fall"),
+        ({"survivals": ((float("nan"),),)}, "do not fall"),
+        ({"survivals": ((0.9, 0.8, 0.7, 0.6),)}, "4 values, not 1..3"),
+        ({"survivals": ((),)}, "0 values, not 1..3"),
+    ],
+)
+def test_an_absurd_report_is_rejected_with_its_reason(change: dict[str, Any], said: str) -> None:
+    assert said in str(report_problem(replace(GOOD, **change), block_size=3))
+
+
+def test_single_precision_on_the_wire_is_forgiven() -> None:
+    assert report_problem(replace(GOOD, survivals=((0.5, 0.5000001),)), block_size=3) is None

@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from dspark.config.gateway import GatewaySettings
+from dspark.core.sampling import Sampling
+from dspark.gateway.errors import ApiError
+from dspark.gateway.parsing import parse_chat, parse_completion
+from dspark.gateway.requests import Job, Ticket, affinity_key, chat_job, completion_job
+from dspark.gateway.served_model import ServedModel, load_served_model
+from tests.gateway.toy_model import write_toy_model
+
+SETTINGS = GatewaySettings(max_choices=4, default_chat_tokens=20)
+TICKET = Ticket(request_id="r", seed=77)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    return load_served_model("toy", str(write_toy_model(tmp_path_factory.mktemp("toy"))))
+
+
+def completion(served: ServedModel, /, **fields: object) -> Job:
+    body = parse_completion(json.dumps({"model": "toy", "prompt": "hi"} | fields).encode())
+    return completion_job(body, served, SETTINGS, TICKET)
+
+
+def chat(served: ServedModel, /, **fields: object) -> Job:
+    messages = [{"role": "user", "content": "hi"}]
+    body = parse_chat(json.dumps({"model": "toy", "messages": messages} | fields).encode())
+    return chat_job(body, served, SETTINGS, TICKET)
+
+
+def refused(call: object, served: ServedModel, /, **fields: object) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        call(served, **fields)  # type: ignore[operator]
+    return caught.value
+
+
+def test_defaults_are_those_of_openai(model: ServedModel) -> None:
+    generation = completion(model).generations[0].generation
+    assert generation.max_new_tokens == 16
+    assert generation.sampling == Sampling(temperature=1.0, seed=77)
+    assert generation.stop_tokens == model.stop_token_ids
+    assert generation.speculate
+    assert chat(model).generations[0].generation.max_new_tokens == 20
+
+
+def test_sampling_parameters_are_taken_over(model: ServedModel) -> None:
+    job = completion(
+        model, temperature=0.5, top_p=0.9, top_k=-1, min_p=0.1, seed=-1, max_tokens=3,
+        ignore_eos=True, speculation={"enabled": True, "max_draft_tokens": 2},
+    )  # fmt: skip
+    generation = job.generations[0].generation
+    assert generation.sampling == Sampling(
+        temperature=0.5, top_p=0.9, top_k=0, min_p=0.1, seed=2**63 - 1
+    )
+    assert generation.stop_tokens == frozenset()
+    assert generation.max_draft_tokens == 2
+
+
+def test_each_choice_has_noise_of_its_own(model: ServedModel) -> None:
+    job = completion(model, prompt=["x", "y"], n=2)
+    got = [(g.generation.request_id, g.generation.sampling.choice) for g in job.generations]
+    assert got == [("r-0", 0), ("r-1", 1), ("r-2", 0), ("r-3", 1)]
+    assert job.prompt_tokens == 2
+
+
+def test_a_chat_is_rendered_with_the_models_template(model: ServedModel) -> None:
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},
+    ]
+    expected = model.codec.encode("s:be brief<end>u:hi<end>a:")
+    assert chat(model, messages=messages).prompts == (tuple(expected),)
+
+
+def test_another_model_is_not_found(model: ServedModel) -> None:
+    error = refused(completion, model, model="gpt-9")
+    assert (error.status, error.param, error.code) == (404, "model", "model_not_found")
+
+
+def test_too_long_a_context_is_refused_with_both_numbers(model: ServedModel) -> None:
+    error = refused(completion, model, prompt=[1] * 100, max_tokens=29)
+    assert (error.param, error.code) == ("prompt", "context_length_exceeded")
+    assert "128" in error.message
+    assert "129" in error.message
+    completion(model, prompt=[1] * 100, max_tokens=28)
+
+
+def test_a_chat_without_a_bound_gets_what_room_is_left(model: ServedModel) -> None:
+    messages = [{"role": "user", "content": "x" * 115}]
+    job = chat(model, messages=messages)
+    assert job.generations[0].generation.max_new_tokens == 128 - job.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [5, 100_000]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"n": 5}, "n"),
+        ({"prompt": ["x"] * 5}, "prompt"),
+        ({"best_of": 2}, "best_of"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(
+    model: ServedModel, fields: dict[str, object], param: str
+) -> None:
+    error = refused(completion, model, **fields)
+    assert (error.status, error.param) == (400, param)
+
+
+def test_prompts_with_the_same_beginning_share_an_affinity_key() -> None:
+    assert affinity_key([1] * 64) == affinity_key([1] * 64 + [2])
+    assert affinity_key([1] * 64) != affinity_key([2] * 64)
+    assert affinity_key([1] * 63) is None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json"])
+def test_a_missing_file_is_one_clear_line(tmp_path: Path, missing: str) -> None:
+    folder = write_toy_model(tmp_path)
+    (folder / missing).unlink()
+    with pytest.raises(ValueError, match=missing) as caught:
+        load_served_model("toy", str(folder))
+    assert "\n" not in str(caught.value)

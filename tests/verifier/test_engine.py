@@ -1,0 +1,175 @@
+import random
+import time
+
+import pytest
+
+from dspark.core.budget import OFF
+from dspark.core.generation import Generation
+from dspark.core.sampling import Sampling
+from dspark.core.session import FinishReason
+from dspark.verifier.budget_cell import FixedBudget
+from dspark.verifier.engine import NeverFits, Overloaded
+from tests.fakes import FakeDrafter, continuation
+from tests.verifier.harness import Collected, System, running
+
+GREEDY = Sampling()
+
+
+def ask(prompt: list[int], count: int = 40, sampling: Sampling = GREEDY, **more) -> Generation:  # type: ignore[no-untyped-def]
+    return Generation(
+        request_id="r", prompt=tuple(prompt), max_new_tokens=count, sampling=sampling, **more
+    )
+
+
+@pytest.mark.parametrize("cohorts", [1, 2])
+@pytest.mark.parametrize("budget", [FixedBudget(), FixedBudget(3), FixedBudget(0), FixedBudget(OFF)])
+def test_output_is_the_targets_own_under_every_budget(cohorts: int, budget: FixedBudget) -> None:
+    with running(System(cohorts=cohorts, budget=budget)) as system:
+        system.add_drafter("d1")
+        prompts = [[seed, seed + 1, seed + 2] for seed in range(6)]
+        sinks = [
+            system.generate(ask(prompt, sampling=Sampling(temperature=0.9, seed=7)))
+            for prompt in prompts
+        ]
+        for prompt, sink in zip(prompts, sinks, strict=True):
+            expected = continuation(prompt, 40, Sampling(temperature=0.9, seed=7))
+            assert sink.wait().tokens == expected
+            assert sink.reason is FinishReason.LENGTH
+
+
+def test_speculation_saves_steps_and_counts_them() -> None:
+    with running(System(step_s=0.002)) as system:
+        system.add_drafter("d1")
+        fast = system.generate(ask([1, 2, 3], 200)).wait()
+        slow = system.generate(ask([1, 2, 3], 200, speculate=False)).wait()
+        assert fast.tokens == slow.tokens
+        assert fast.stats is not None
+        assert slow.stats is not None
+        assert slow.stats.steps == 199
+        assert fast.stats.steps < 80
+        assert slow.stats.drafted_steps == 0
+        assert sum(fast.stats.accepted_histogram) == fast.stats.steps
+        assert fast.stats.accepted_draft_tokens + fast.stats.steps + 1 >= 200
+
+
+def test_a_cap_on_draft_tokens_is_kept() -> None:
+    with running(System()) as system:
+        system.add_drafter("d1")
+        sink = system.generate(ask([1, 2, 3], 60, max_draft_tokens=2)).wait()
+        assert sink.tokens == continuation([1, 2, 3], 60, GREEDY)
+        assert sink.stats is not None
+        assert max(k for k, count in enumerate(sink.stats.accepted_histogram) if count) == 2
+
+
+def test_a_stop_token_ends_the_generation_and_is_its_last_token() -> None:
+    expected = continuation([5, 6], 60, GREEDY)
+    stop = expected[23]
+    with running(System()) as system:
+        system.add_drafter("d1")
+        sink = system.generate(ask([5, 6], 60, stop_tokens=frozenset({stop}))).wait()
+        assert sink.tokens == expected[: expected.index(stop) + 1]
+        assert sink.reason is FinishReason.STOP
+
+
+def test_a_resumed_generation_continues_where_it_stopped() -> None:
+    sampling = Sampling(temperature=1.0, seed=3)
+    expected = continuation([9, 9], 50, sampling)
+    with running(System()) as system:
+        system.add_drafter("d1")
+        sink = system.generate(ask([9, 9], 50, sampling, committed=tuple(expected[:20]))).wait()
+        assert sink.tokens == expected[20:]
+
+
+def test_losing_every_drafter_mid_stream_changes_nothing() -> None:
+    with running(System()) as system:
+        system.add_drafter("d1")
+        sink = system.generate(ask([4, 4, 4], 600))
+        assert sink.some.wait(10)
+        system.remove_drafter("d1")
+        assert sink.wait().tokens == continuation([4, 4, 4], 600, GREEDY)
+
+
+def test_sessions_move_to_another_drafter_and_a_new_one_is_used_again() -> None:
+    with running(System()) as system:
+        system.add_drafter("d1")
+        second = FakeDrafter()
+        sink = system.generate(ask([4, 4, 4], 900))
+        assert sink.some.wait(10)
+        system.remove_drafter("d1")
+        system.add_drafter("d2", second)
+        assert sink.wait().tokens == continuation([4, 4, 4], 900, GREEDY)
+        assert second.batches
+
+
+def test_a_drafter_that_is_always_wrong_costs_speed_only() -> None:
+    with running(System()) as system:
+        system.add_drafter("d1", FakeDrafter(wrong_every=1))
+        sink = system.generate(ask([1], 50)).wait()
+        assert sink.tokens == continuation([1], 50, GREEDY)
+        assert sink.stats is not None
+        assert sink.stats.accepted_draft_tokens == 0
+
+
+def test_cancelling_frees_pages_and_draft_state() -> None:
+    with running(System()) as system:
+        drafter = system.add_drafter("d1")
+        sinks = []
+        ids = []
+        for seed in range(4):
+            sink = Collected()
+            ids.append(system.engine.submit(ask([seed], 900), sink))
+            sinks.append(sink)
+        assert all(sink.some.wait(10) for sink in sinks)
+        for session in ids:
+            system.engine.cancel(session)
+        last = system.generate(ask([1, 2], 5)).wait()
+        assert last.error is None
+        for _ in range(200):
+            if drafter.num_sessions == 0 and system.engine.num_open == 0:
+                break
+            time.sleep(0.01)
+        assert drafter.num_sessions == 0
+        assert system.engine.num_open == 0
+        assert system.engine.intake.pages.free_pages == system.engine.intake.pages.num_pages
+
+
+def test_random_arrivals_at_one_page_of_slack_never_stall() -> None:
+    rng = random.Random(5)
+    biggest = 16
+    with running(System(num_pages=biggest + 1, max_sessions=8)) as system:
+        system.add_drafter("d1")
+        asked = []
+        for _ in range(60):
+            total = rng.randint(6, biggest * 4)
+            prompt = [rng.randrange(90) for _ in range(rng.randint(1, total - 1))]
+            asked.append((prompt, total - len(prompt)))
+        sinks = [system.generate(ask(prompt, count)) for prompt, count in asked]
+        for (prompt, count), sink in zip(asked, sinks, strict=True):
+            assert sink.wait().tokens == continuation(prompt, count, GREEDY)
+        system.engine.intake.pages.check()
+
+
+def test_what_can_never_fit_is_refused_with_both_numbers() -> None:
+    system = System(num_pages=8)
+    with running(system), pytest.raises(NeverFits, match=r"make 70, more than the 32"):
+        system.generate(ask([1] * 30, 40))
+
+
+def test_a_full_queue_refuses_instead_of_growing() -> None:
+    with running(System(num_pages=16, max_sessions=1, max_waiting=1)) as system:
+        sinks = [system.generate(ask([1], 60)), system.generate(ask([2], 60))]
+        with pytest.raises(Overloaded):
+            for _ in range(3):
+                sinks.append(system.generate(ask([3], 60)))
+        for sink in sinks:
+            assert sink.wait().error is None
+
+
+def test_equal_prompts_share_pages() -> None:
+    with running(System()) as system:
+        prompt = list(range(40))
+        first = system.generate(ask(prompt, 10)).wait()
+        second = system.generate(ask(prompt, 10)).wait()
+        assert first.tokens == second.tokens
+        assert second.stats is not None
+        assert second.stats.cached_prompt_tokens == 36
