@@ -299,9 +299,7 @@ def choose_tokens(logits: torch.Tensor, sampling: SamplingBatch) -> torch.Tensor
 
 
 def _coupled(logits: torch.Tensor, sampling: SamplingBatch) -> torch.Tensor:
-    noise = exponential_noise(
-        sampling.seeds, sampling.choices, sampling.positions, logits.shape[1]
-    )
+    noise = exponential_noise(sampling.seeds, sampling.choices, sampling.positions, logits.shape[1])
     scaled = logits / sampling.temperatures[:, None]
     filtered = filter_logits(scaled, sampling.top_k, sampling.top_p, sampling.min_p)
     return coupled_tokens(filtered, torch.ones_like(sampling.temperatures), noise)

@@ -23,7 +23,6 @@ LANES = 64
 """Scores are padded to a multiple of this: see `Tile.scores`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Tile:
     """A run of query rows with all of their keys (row = token * num_query_heads + head).
 
@@ -32,17 +31,51 @@ class Tile:
         num_rows: Query rows.
         key_rows: [E] int32, rows of the pool seen as [slots * kv_heads, head_dim].
         offsets: [num_rows + 1] int32, where each query row's entries begin.
+        begins: [num_rows] int64, the same without the end.
         counts: [num_rows] int64, entries of each query row.
         scores: [E rounded up to LANES] float32 scratch.  The padding keeps vectorised
             elementwise functions off their scalar tail, whose last bit differs.
+        entries: [E] the used part of ``scores``.
     """
 
-    first_row: int
-    num_rows: int
-    key_rows: torch.Tensor
-    offsets: torch.Tensor
-    counts: torch.Tensor
-    scores: torch.Tensor
+    __slots__ = (
+        "_pattern",
+        "begins",
+        "counts",
+        "entries",
+        "first_row",
+        "key_rows",
+        "num_rows",
+        "offsets",
+        "scores",
+    )
+
+    def __init__(
+        self, first_row: int, counts: NDArray[np.int64], key_rows: NDArray[np.int32]
+    ) -> None:
+        self.first_row = first_row
+        self.num_rows = len(counts)
+        self.counts = counts
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        self.begins = offsets[:-1]
+        self.offsets = torch.from_numpy(offsets.astype(np.int32))
+        self.key_rows = torch.from_numpy(key_rows)
+        self.scores = torch.zeros(-(-len(key_rows) // LANES) * LANES)
+        self.entries = self.scores[: len(key_rows)]
+        self._pattern: torch.Tensor | None = None
+
+    def pattern(self, num_key_rows: int) -> torch.Tensor:
+        """Sparse [num_rows, num_key_rows] whose values are ``entries``; kept between layers."""
+        if self._pattern is None or self._pattern.shape[1] != num_key_rows:
+            self._pattern = torch.sparse_csr_tensor(
+                self.offsets,
+                self.key_rows,
+                self.entries,
+                size=(self.num_rows, num_key_rows),
+                check_invariants=False,
+            )
+        return self._pattern
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,9 +186,7 @@ def _runs(segments: Segments, num_query_heads: int, sliding_window: int | None) 
     runs: list[_Run] = []
     entries = TILE_ENTRIES
     token = 0
-    for session, (start, length) in enumerate(
-        zip(segments.starts, segments.lengths, strict=True)
-    ):
+    for session, (start, length) in enumerate(zip(segments.starts, segments.lengths, strict=True)):
         for position in range(start, start + length):
             stop = position + 1
             low = 0 if sliding_window is None else max(0, stop - sliding_window)
@@ -179,10 +210,7 @@ def _tile(
     counts = np.repeat(
         np.array([stop - low for _, low, stop in run.tokens], dtype=np.int64), num_query_heads
     )
-    offsets = np.zeros(len(counts) + 1, dtype=np.int32)
-    np.cumsum(counts, out=offsets[1:])
-    num_entries = int(offsets[-1])
-    key_rows = np.empty(num_entries, dtype=np.int32)
+    key_rows = np.empty(int(counts.sum()), dtype=np.int32)
     kv_head = np.repeat(np.arange(num_kv_heads), num_query_heads // num_kv_heads)[:, None]
     base: NDArray[np.int64] | None = None
     current = None
@@ -195,11 +223,4 @@ def _tile(
         end = begin + (stop - low) * num_query_heads
         key_rows[begin:end].reshape(num_query_heads, -1)[:] = base[:, low:stop]
         begin = end
-    return Tile(
-        first_row=run.first_token * num_query_heads,
-        num_rows=len(counts),
-        key_rows=torch.from_numpy(key_rows),
-        offsets=torch.from_numpy(offsets),
-        counts=torch.from_numpy(counts),
-        scores=torch.zeros(-(-num_entries // LANES) * LANES),
-    )
+    return Tile(run.first_token * num_query_heads, counts, key_rows)

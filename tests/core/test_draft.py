@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ def test_survivals_are_running_products(confidences: list[float]) -> None:
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_survivals_never_rise(confidences: list[float]) -> None:
     result = (1.0, *survivals(confidences))
-    assert all(a >= b for a, b in zip(result, result[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(result))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))

@@ -81,7 +81,7 @@ class FakeVerifier(verify_pb2_grpc.VerifyServiceServicer):
         context: "aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse]",
     ) -> AsyncGenerator[verify_pb2.GenerateResponse, None]:
         self.requests.append(request)
-        self.metadata.append({k: v for k, v in context.invocation_metadata() or ()})  # type: ignore[misc]
+        self.metadata.append(dict(context.invocation_metadata() or ()))  # type: ignore[misc]
         try:
             tokens = list(self.script(request.sampling.choice))[: request.max_new_tokens]
             finish = verify_pb2.FINISH_REASON_LENGTH

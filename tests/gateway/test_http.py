@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from dspark.config.gateway import GatewaySettings
-from dspark.core.fleet import Fleet
+from dspark.core.fleet import Fleet, Member
 from dspark.gateway.http import Gateway
 from dspark.gateway.served_model import ServedModel, load_served_model
 from dspark.gateway.server import bind
@@ -47,10 +47,10 @@ class Script:
 
 @dataclass
 class Running:
-    url: str
     client: openai.AsyncOpenAI
     http: httpx.AsyncClient
     fleet: Latest[Fleet]
+    members: list[Member]
     gateway: Gateway
 
 
@@ -77,7 +77,9 @@ async def running(
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         try:
             async with client, httpx.AsyncClient(base_url=url, timeout=20) as http:
-                yield Running(url=url, client=client, http=http, fleet=fleet, gateway=gateway)
+                yield Running(
+                    client=client, http=http, fleet=fleet, members=members, gateway=gateway
+                )
         finally:
             server.should_exit = True
             await task
@@ -252,12 +254,11 @@ async def test_a_verifier_lost_in_the_middle_is_not_seen_by_the_client(
     dying = FakeVerifier(script, fail_after=9)
     steady = FakeVerifier(script)
     async with running(model, dying, steady) as up:
-        up.fleet.set(fleet_of(*up.fleet.value.members[:1]))  # type: ignore[union-attr]
-        both = fleet_of(*(await members_of(up, dying, steady)), version=2)
+        up.fleet.set(fleet_of(up.members[0], version=2))
         stream = await up.client.completions.create(
             model="toy", prompt="x", max_tokens=100, stream=True
         )
-        up.fleet.set(both)
+        up.fleet.set(fleet_of(*up.members, version=3))
         text = "".join([chunk.choices[0].text async for chunk in stream])
     assert text == f"0 {TEXT}"
     assert list(steady.requests[0].committed_token_ids) == list(script(0))[:9]
@@ -287,12 +288,11 @@ async def test_an_error_in_the_middle_of_a_stream_is_an_event(
         stream = await up.client.completions.create(
             model="toy", prompt="x", max_tokens=100, stream=True
         )
-        text = ""
+        texts: list[str] = []
         with pytest.raises(openai.APIError, match="1 verifiers were lost"):
-            async for chunk in stream:
-                text += chunk.choices[0].text
-    assert text
-    assert f"0 {TEXT}".startswith(text)
+            await read_into(texts, stream)
+    assert texts
+    assert f"0 {TEXT}".startswith("".join(texts))
 
 
 async def test_metrics_traces_and_the_fleet_are_shown(model: ServedModel, script: Script) -> None:
@@ -310,5 +310,6 @@ async def test_metrics_traces_and_the_fleet_are_shown(model: ServedModel, script
     assert 'vllm:time_to_first_token_seconds_count{model_name="toy"}' in text
 
 
-async def members_of(up: Running, *verifiers: FakeVerifier) -> Sequence[object]:
-    raise NotImplementedError
+async def read_into(texts: list[str], stream: openai.AsyncStream[openai.types.Completion]) -> None:
+    async for chunk in stream:
+        texts.append(chunk.choices[0].text)

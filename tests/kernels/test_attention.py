@@ -58,9 +58,7 @@ def test_a_row_does_not_depend_on_the_batch_the_chunk_or_the_pages(
             tables, starts, lengths = [[60, 61, 62], pages], [25, start], [9, length]
             rows = torch.cat([beside, rows])
         segments = Segments.of(tables, starts, lengths, page_tokens=PAGE)
-        output = ragged_paged_attention(
-            rows, keys, values, segments, scale=0.125, softcap=softcap
-        )
+        output = ragged_paged_attention(rows, keys, values, segments, scale=0.125, softcap=softcap)
         return output[9:] if company else output
 
     whole = run(0, total, table, company=False)
@@ -93,9 +91,7 @@ def test_the_usual_attention_does_depend_on_the_number_of_queries() -> None:
         q, k, v = (torch.randn(1, 4, length, 64, generator=generator) for _ in range(3))
         mask = torch.ones(length, length, dtype=torch.bool).tril()
         whole = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        alone = functional.scaled_dot_product_attention(
-            q[:, :, -1:], k, v, attn_mask=mask[-1:]
-        )
+        alone = functional.scaled_dot_product_attention(q[:, :, -1:], k, v, attn_mask=mask[-1:])
         differing += not torch.equal(whole[:, :, -1:], alone)
     assert differing > 0
 

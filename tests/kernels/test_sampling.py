@@ -75,9 +75,7 @@ def test_noise_depends_on_every_part_of_its_key(changed: str) -> None:
 
 
 def test_noise_is_the_same_integers_on_every_machine() -> None:
-    bits = noise_bits(
-        np.array([7, 2**62 + 3]), np.array([0, 2]), np.array([129, 0]), width=4
-    )
+    bits = noise_bits(np.array([7, 2**62 + 3]), np.array([0, 2]), np.array([129, 0]), width=4)
     assert bits.tolist() == [
         [4113893860, 2531465734, 3931225050, 1318149890],
         [2685327113, 1124869183, 2382982984, 3183089812],

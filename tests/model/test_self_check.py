@@ -4,7 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dspark.core.draft import DraftRequest, Proposal
 from dspark.model import self_check
+from dspark.model.batch import RaggedBatch, Segment
 from dspark.model.drafter_runner import BlockDrafter
 from dspark.model.target import TargetRunner
 from tests.model import tiny
@@ -64,8 +66,6 @@ class _Oracle(BlockDrafter):
         twin = tiny.runner()
         start = [(index * 7919 + 13) % tiny.VOCAB for index in range(8)]
         tokens = list(start)
-        from dspark.model.batch import RaggedBatch, Segment
-
         while len(tokens) < 140:
             segment = Segment(
                 token_ids=tokens, start=0, block_table=range(64), logits_from=len(tokens) - 1
@@ -74,7 +74,7 @@ class _Oracle(BlockDrafter):
             tokens.append(int(logits.argmax()))
         self._text = tokens
 
-    def draft(self, requests: Sequence[object]) -> list[object]:  # type: ignore[override]
-        (proposal,) = super().draft(requests)  # type: ignore[arg-type]
-        base = requests[0].base_length  # type: ignore[attr-defined]
+    def draft(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        (proposal,) = super().draft(requests)
+        base = requests[0].base_length
         return [replace(proposal, tokens=tuple(self._text[base + 1 : base + 1 + tiny.GAMMA]))]

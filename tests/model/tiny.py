@@ -74,7 +74,9 @@ def projection() -> Projection:
     )
 
 
-def runner(name: str = "qwen3", *, num_pages: int = 64, rows_dtype: str = "float32") -> TargetRunner:
+def runner(
+    name: str = "qwen3", *, num_pages: int = 64, rows_dtype: str = "float32"
+) -> TargetRunner:
     """A loaded target with taps and rows."""
     return TargetRunner.load(
         folder(name),

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dspark.config.controller import ControllerSettings
 from dspark.controller.registry import Refused, Registry, ReportOutcome
@@ -93,6 +94,9 @@ class Controller:
             assert replica is not None
             if report.survivals and replica.role is Role.VERIFIER:
                 self._statistics.add(replica, report.survivals)
+            if report.budget_epoch is not None and report.budget_epoch > self._plan.epoch:
+                # Of a predecessor that forgot its term: ours must be newer to be taken.
+                self._plan = replace(self._plan, epoch=report.budget_epoch)
             self._changed = True
         return outcome
 

@@ -87,9 +87,7 @@ class PageAllocator:
             count += 1
         return count
 
-    def reserve(
-        self, num_tokens: int, prefix_hashes: Sequence[bytes] = ()
-    ) -> PageTable | None:
+    def reserve(self, num_tokens: int, prefix_hashes: Sequence[bytes] = ()) -> PageTable | None:
         """Reserve pages for ``num_tokens`` tokens: all of them, or None.
 
         Args:
@@ -112,9 +110,7 @@ class PageAllocator:
             self._idle.pop(page, None)
             self._holders[page] += 1
         fresh = [self._take() for _ in range(needed - num_shared)]
-        return PageTable(
-            pages=(*shared, *fresh), cached_tokens=num_shared * self.page_tokens
-        )
+        return PageTable(pages=(*shared, *fresh), cached_tokens=num_shared * self.page_tokens)
 
     def publish(self, table: PageTable, hashes: Sequence[bytes]) -> None:
         """Let others share the leading pages of ``table``, whose content is now computed.

@@ -12,6 +12,9 @@ from dspark.core.fleet import LoadReport
 MAX_VECTORS = 64
 """Survival vectors taken from one report, the newest: no report outweighs the others."""
 
+MAX_EPOCH = 2**53
+"""No controller lives long enough to issue more budgets."""
+
 _SLACK = 1e-3  # floats crossed the wire in single precision
 
 
@@ -35,8 +38,13 @@ def report_problem(report: LoadReport, *, block_size: int) -> str | None:
             f"{report.accepted_draft_tokens} drafts accepted, "
             f"but {report.verified_draft_tokens} verified"
         )
-    if report.drafted_steps > report.steps:
-        return f"{report.drafted_steps} drafted steps of {report.steps}"
+    if report.drafted_steps > report.committed_tokens:
+        # Every session round commits at least the target's own token.
+        return (
+            f"{report.drafted_steps} drafted rounds, but {report.committed_tokens} committed tokens"
+        )
+    if report.budget_epoch is not None and report.budget_epoch > MAX_EPOCH:
+        return f"budget_epoch is {report.budget_epoch}"
     for vector in report.survivals:
         problem = _vector_problem(vector, block_size)
         if problem is not None:

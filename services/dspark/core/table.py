@@ -1,6 +1,7 @@
 """Tables: one class of replicas' whole budget, over context buckets and sessions in the step."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from dspark.core.budget import ALL, OFF, ContextBucket
 from dspark.core.cohorts import Cohorts
@@ -70,18 +71,21 @@ def make_table(
 
 
 def describe(table: Sequence[ContextBucket]) -> str:
-    """Say in a few words what the first bucket of a table does."""
-    entries = table[0].draft_tokens
-    if all(entry == ALL for entry in entries):
-        return "verify all at every load"
-    if all(entry == OFF for entry in entries):
+    """Say in a few words what the first bucket of a table does, by sessions in the step."""
+    runs = [
+        (word, [number for number, _ in run])
+        for word, run in groupby(enumerate(table[0].draft_tokens, 1), key=lambda e: _word(e[1]))
+    ]
+    if len(runs) == 1 and runs[0][0] == "off":
         return "drafting does not pay at any load"
-    trimmed = next((i + 1 for i, entry in enumerate(entries) if entry != ALL), None)
-    first_off = next((i + 1 for i, entry in enumerate(entries) if entry == OFF), None)
-    words = [] if trimmed is None or trimmed == first_off else [f"trim from {trimmed} sessions"]
-    if first_off is not None:
-        words.append(f"off from {first_off} sessions")
-    return ", ".join(words)
+    return ", ".join(
+        f"{word} at {numbers[0]}" + (f"-{numbers[-1]}" if len(numbers) > 1 else "")
+        for word, numbers in runs
+    )
+
+
+def _word(entry: int) -> str:
+    return {ALL: "all", OFF: "off"}.get(entry, "trimmed")
 
 
 def _cohorts_of_step(rows: list[Theta], sessions: int, active_sessions: int) -> Cohorts:

@@ -49,6 +49,7 @@ class _Placement:
     sent_rows: int = 0
     question: Question | None = None
     block: DraftBlock | None = None
+    draft_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -156,6 +157,11 @@ class DraftDesk:
             and not placement.question.late
         ]
         return max(deadlines, default=None)
+
+    def draft_bytes_of(self, session: SessionId) -> int:
+        """Bytes of draft blocks that came for a session so far."""
+        placement = self._sessions.get(session)
+        return 0 if placement is None else placement.draft_bytes
 
     def take(self, session: SessionId, base_length: int) -> DraftBlock | None:
         """Return the draft for this base length, once; None means: go plainly.
@@ -281,6 +287,7 @@ class DraftDesk:
     def _replied(self, event: Replied, now_s: float) -> None:
         reply: RoundReply = event.reply
         self.draft_bytes += event.num_bytes
+        share = event.num_bytes // max(1, len(reply.blocks))
         drafter = self._drafters.get(event.drafter)
         for block in reply.blocks:
             placement = self._sessions.get(block.session)
@@ -300,6 +307,7 @@ class DraftDesk:
             assert question is not None
             self._deadline.observe(now_s - question.sent_s)
             placement.question = None
+            placement.draft_bytes += share
             if cause is Cause.HIT:
                 placement.block = block
             elif block.status is DraftStatus.NOT_SEEDED:

@@ -28,6 +28,8 @@ def read_config(text: str) -> GatewayProcess:
             raise ValueError(f"cannot read {text}: {error.strerror}") from error
     try:
         return GatewayProcess.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"configuration: not JSON: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])

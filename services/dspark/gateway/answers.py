@@ -50,7 +50,7 @@ class Answer(Response):
                 await asyncio.gather(*tasks, return_exceptions=True)
             if not work.cancelled():
                 work.result()
-            elif stop.done() and not gone.done():
+            elif gone.cancelled() and not stop.cancelled():
                 await self._fail(no_verifier("The server is stopping"), scope, receive, send)
 
     async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,13 +1,18 @@
 """The model behind this gateway, as far as a gateway must know it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+
 from dspark.gateway.codec import FolderCodec, TextCodec, read_json
 
 _BUILTIN = "builtin:"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_FILES = ["*.json", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ def load_served_model(name: str, target: str) -> ServedModel:
 
     Args:
         name: Model name.
-        target: Folder, or ``builtin:`` and a path within this package.
+        target: As of ``resolve_folder``.
 
     Raises:
         ValueError: The folder or a file of it is missing or says nothing usable.
@@ -60,10 +65,30 @@ def load_served_model(name: str, target: str) -> ServedModel:
 
 
 def resolve_folder(target: str) -> Path:
-    """Return the folder that ``target`` names; it is not checked whether it exists."""
+    """Return the folder that ``target`` stands for.
+
+    Args:
+        target: A folder; ``builtin:`` and a path within this package; or ``owner/name`` on the
+            Hugging Face hub, of which everything but the weights is fetched.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
     if target.startswith(_BUILTIN):
-        return Path(str(resources.files("dspark"))) / target.removeprefix(_BUILTIN)
-    return Path(target).expanduser()
+        folder = Path(str(resources.files("dspark"))) / target.removeprefix(_BUILTIN)
+    else:
+        folder = Path(target).expanduser()
+    if not folder.is_dir() and _HUB_ID.fullmatch(target):
+        try:
+            folder = Path(snapshot_download(target, allow_patterns=_HUB_FILES))
+        except Exception as error:  # The hub client raises a dozen unrelated types.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"target {target} is no folder here and cannot be fetched from the hub ({reason})"
+            ) from error
+    if not folder.is_dir():
+        raise ValueError(f"target folder {folder} does not exist: check the path")
+    return folder
 
 
 def _size(config: Mapping[str, object], name: str, folder: Path) -> int:

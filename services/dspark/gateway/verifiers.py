@@ -160,7 +160,8 @@ def failure(error: aio.AioRpcError) -> VerifierLost | VerifierRefused:
     """Say whether the verifier is gone, or what it refused."""
     code, message = error.code(), error.details() or error.code().name.lower()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        never = "never" in message
+        # One status for both (verify.proto); a request that can never fit says what does.
+        never = "fit here" in message
         return VerifierRefused(Refusal.NEVER_FITS if never else Refusal.FULL, message)
     if code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}:
         return VerifierRefused(Refusal.BAD_REQUEST, message)

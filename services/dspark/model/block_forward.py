@@ -57,9 +57,7 @@ class BlockForward:
         self._outside = drafter.outside
         half = config.head_dim // 2
         exponent = torch.arange(0, half, dtype=torch.float32) / half
-        angles = torch.arange(0, _TABLE_POSITIONS).float()[:, None] * (
-            config.rope_theta**-exponent
-        )
+        angles = torch.arange(0, _TABLE_POSITIONS).float()[:, None] * (config.rope_theta**-exponent)
         self._frequencies = config.rope_theta**-exponent
         self._cos = torch.cat([angles.cos(), angles.cos()], dim=-1)
         self._sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
@@ -94,9 +92,7 @@ class BlockForward:
         cos, sin = self._rotation(positions)
         lengths = [start + count + gamma for start, count in zip(starts, counts, strict=True)]
         caches = [
-            session.make_room(
-                length, config.num_layers, config.num_kv_heads, config.head_dim
-            )
+            session.make_room(length, config.num_layers, config.num_kv_heads, config.head_dim)
             for session, length in zip(sessions, lengths, strict=True)
         ]
         rows = torch.empty(len(positions), config.hidden_size)
@@ -182,9 +178,7 @@ class BlockForward:
         queries: torch.Tensor = qk[:, :heads]
         return queries
 
-    def _finish(
-        self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor
-    ) -> torch.Tensor:
+    def _finish(self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Attention output and MLP added to the residual x [R * G, D]."""
         x = layer.out(attended.reshape(x.shape[0], -1)).add_(x)
         gate_up = layer.gate_up(_normed(x, layer.mlp_norm, self._config.rms_norm_eps))

@@ -145,9 +145,7 @@ class BlockDrafter:
                 f"rows of shape {rows.shape} for a drafter of width {self._config.hidden_size}"
             )
         if self._context_tokens + len(rows) > self._max_context_tokens:
-            raise MemoryError(
-                f"{len(rows)} rows more than the {self._max_context_tokens} that fit"
-            )
+            raise MemoryError(f"{len(rows)} rows more than the {self._max_context_tokens} that fit")
         if len(rows):
             session.add(as_tensor(rows).float())
             self._context_tokens += len(rows)
@@ -188,9 +186,7 @@ class BlockDrafter:
                 tokens=tuple(chosen[: request.max_tokens]),
                 confidences=tuple(rated[: request.max_tokens]),
             )
-            for request, chosen, rated in zip(
-                requests, tokens.tolist(), confidences, strict=True
-            )
+            for request, chosen, rated in zip(requests, tokens.tolist(), confidences, strict=True)
         ]
 
     def _ready(self, request: DraftRequest) -> ContextCache:

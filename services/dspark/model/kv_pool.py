@@ -55,9 +55,7 @@ class KvPool:
         self.geometry = dict(geometry)
         rows_type = ROWS_DTYPES[rows_dtype]
         elements = sum(layer.token_elements for layer in geometry.values())
-        self.page_bytes = page_tokens * (
-            elements * dtype.itemsize + rows_size * rows_type.itemsize
-        )
+        self.page_bytes = page_tokens * (elements * dtype.itemsize + rows_size * rows_type.itemsize)
         check_memory(num_pages, self.page_bytes, device)
         self.keys: dict[int, torch.Tensor] = {}
         self.values: dict[int, torch.Tensor] = {}
@@ -75,20 +73,14 @@ class KvPool:
     def _slots(self, block_table: Sequence[int], start: int, stop: int) -> torch.Tensor:
         if not 0 <= start <= stop <= len(block_table) * self.page_tokens:
             raise ValueError(f"positions {start}..{stop} are outside {len(block_table)} pages")
-        return torch.from_numpy(
-            slots_of(block_table, start, stop, page_tokens=self.page_tokens)
-        )
+        return torch.from_numpy(slots_of(block_table, start, stop, page_tokens=self.page_tokens))
 
-    def read_rows(
-        self, block_table: Sequence[int], start: int, stop: int
-    ) -> NDArray[np.generic]:
+    def read_rows(self, block_table: Sequence[int], start: int, stop: int) -> NDArray[np.generic]:
         """Rows [stop - start, D] as kept; bfloat16 as uint16 bits."""
         assert self.rows is not None, "this target has no projection"
         return as_numpy(self.rows[self._slots(block_table, start, stop)])
 
-    def write_rows(
-        self, block_table: Sequence[int], start: int, rows: NDArray[np.generic]
-    ) -> None:
+    def write_rows(self, block_table: Sequence[int], start: int, rows: NDArray[np.generic]) -> None:
         """Write rows [n, D] of positions start .. start + n - 1, in the kept dtype.
 
         Raises:
@@ -153,9 +145,7 @@ def as_tensor(array: NDArray[np.generic]) -> torch.Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype is torch.uint16 else tensor
 
 
-def _like(
-    array: NDArray[np.generic], pool: torch.Tensor, shape: Sequence[int]
-) -> torch.Tensor:
+def _like(array: NDArray[np.generic], pool: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """``array`` as a tensor of the pool's dtype and device, checked against a row's shape."""
     tensor = as_tensor(array)
     if tensor.dtype != pool.dtype or tuple(tensor.shape[1:]) != tuple(shape):

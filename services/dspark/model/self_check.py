@@ -99,16 +99,22 @@ def check_target(runner: "TargetRunner", expected: Reference) -> None:
             logits_from=0,
         )
         output = runner.forward(RaggedBatch(segments=(segment,)))
-        _compare(f"logits of {runner.info.architecture}", output.logits,
-                 expected.logits[start:stop], runner.dtype)
+        _compare(
+            f"logits of {runner.info.architecture}",
+            output.logits,
+            expected.logits[start:stop],
+            runner.dtype,
+        )
         for layer, tapped in zip(runner.tap_layers, runner.last_taps, strict=True):
-            _compare(f"the tapped output of layer {layer}", tapped,
-                     expected.hidden_states[layer + 1][start:stop], runner.dtype)
+            _compare(
+                f"the tapped output of layer {layer}",
+                tapped,
+                expected.hidden_states[layer + 1][start:stop],
+                runner.dtype,
+            )
 
 
-def _compare(
-    what: str, measured: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype
-) -> None:
+def _compare(what: str, measured: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
     tolerance = TOLERANCE if dtype == torch.float32 else HALF_TOLERANCE
     scale = max(1.0, float(expected.abs().max()))
     difference = float((measured.float() - expected.float()).abs().max()) / scale
@@ -141,9 +147,7 @@ def accepted_length(
     key = ("self-check",)
 
     def chosen(tokens: Sequence[int], start: int, logits_from: int) -> list[int]:
-        segment = Segment(
-            token_ids=tokens, start=start, block_table=table, logits_from=logits_from
-        )
+        segment = Segment(token_ids=tokens, start=start, block_table=table, logits_from=logits_from)
         logits = target.forward(RaggedBatch(segments=(segment,))).logits
         picked: list[int] = logits.argmax(-1).tolist()
         return picked

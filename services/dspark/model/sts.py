@@ -52,6 +52,4 @@ def read_calibration(folder: Path, gamma: int) -> Calibration:
         if not all(value > 0 and math.isfinite(value) for value in temperatures):
             raise ValueError(f"{path}: temperatures of mode {name} must be above 0")
     neutral = (1.0,) * gamma
-    return Calibration(
-        greedy=modes.get("greedy", neutral), coupled=modes.get("coupled", neutral)
-    )
+    return Calibration(greedy=modes.get("greedy", neutral), coupled=modes.get("coupled", neutral))

@@ -108,9 +108,7 @@ def read_sizes(path: str | Path) -> TargetInfo:
         raise ValueError(f"target {path} cannot be read: {_first_line(error)}") from error
 
 
-def load_causal_lm(
-    path: str | Path, *, device: str, dtype: torch.dtype | None = None
-) -> nn.Module:
+def load_causal_lm(path: str | Path, *, device: str, dtype: torch.dtype | None = None) -> nn.Module:
     """Load a causal LM with Hugging Face's own eager attention, for inference.
 
     Args:

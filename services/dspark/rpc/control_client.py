@@ -72,6 +72,9 @@ class ControllerLink:
 
     async def unregister(self) -> None:
         """Leave the fleet; an unreachable controller is left to notice by the lease."""
+        # First the tasks: the controller ends the report stream of a replica that leaves, and
+        # the announcing task would take that for a loss and register anew.
+        await self._end_tasks()
         if self._replica is None:
             return
         request = control_pb2.UnregisterRequest(
@@ -92,10 +95,14 @@ class ControllerLink:
 
     async def close(self) -> None:
         """End every task and the channel."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         await self._channel.close()
+
+    async def _end_tasks(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, loop: Coroutine[None, None, None]) -> None:
         self._tasks.append(asyncio.create_task(loop))

@@ -174,6 +174,8 @@ class Rounds:
         session.sink.commit(tokens)
         metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
         if finish is not None:
+            if self._desk is not None:
+                session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
             session.sink.finish(finish, session.stats)
             self._ended(session, Phase.FINISHED)
 

@@ -1,0 +1,14 @@
+"""The operator: one DSparkService becomes everything that serves it.
+
+Path: ``handlers`` reads the cluster -> ``spec`` (typed, or an error that names the field) ->
+``manifests`` (what should exist) -> ``rollout`` (the next step and its reason) -> ``handlers``
+writes -> ``status`` (conditions).
+
+Never: a write outside ``handlers``; a clock, a network call or a file in ``spec``, ``manifests``,
+``rollout``, ``drift`` or ``status``; an import of ``dspark`` beyond ``core`` and ``config``.
+"""
+
+GROUP = "serving.dspark.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+"""Of both custom resources."""

@@ -1,0 +1,149 @@
+"""Pools and their groups: how many replicas of which role, on which kind of node."""
+
+from collections.abc import Iterable
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dspark.config.drafter import DrafterSettings
+from dspark.config.prefill import PrefillSettings
+from dspark.config.verifier import VerifierSettings
+from dspark_operator.document import Json
+from dspark_operator.spec.base import Name, Part, list_map, rules
+from dspark_operator.spec.pods import Placement, Resources
+from dspark_operator.spec.settings_view import manifest_key, settings_from
+
+Role = Literal["prefill", "drafter", "verifier"]
+
+ENGINE_SETTINGS: dict[Role, type[BaseModel]] = {
+    "prefill": PrefillSettings,
+    "drafter": DrafterSettings,
+    "verifier": VerifierSettings,
+}
+"""What a replica of each role is configured with."""
+
+ENGINE_RESERVED = ("pool",)
+"""Engine settings that the operator sets itself."""
+
+_BOUNDS = "min must not be above max, and initial must lie between them"
+_VERIFIERS = "a verifier group needs replicas.min of at least 1: without it nothing is served"
+
+
+def engine_rules() -> tuple[tuple[str, str], ...]:
+    """CEL rules: an engine setting of another role is refused, not ignored."""
+    keys = {role: {manifest_key(f) for f in cls.model_fields} - {"pool"}
+            for role, cls in ENGINE_SETTINGS.items()}  # fmt: skip
+    found = []
+    for role, known in keys.items():
+        foreign = sorted(set().union(*keys.values()) - known)
+        none = " && ".join(f"!has(g.engine.{key})" for key in foreign)
+        found.append(
+            (
+                f"self.role != '{role}' || self.groups.all(g, !has(g.engine) || ({none}))",
+                f"a {role} pool has no engine settings {', '.join(foreign)}",
+            )
+        )
+    return tuple(found)
+
+
+class Replicas(Part):
+    """How many engine replicas a group has."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.min <= self.max && (!has(self.initial) || "
+                "(self.min <= self.initial && self.initial <= self.max))",
+                _BOUNDS,
+            )
+        )
+    )
+    min: int = Field(default=1, ge=0, le=1024)
+    """Never fewer."""
+    max: int = Field(default=1, ge=1, le=1024)
+    """Never more."""
+    initial: int | None = Field(default=None, ge=0, le=1024)
+    """At start; afterwards the controller's wish counts.  Absent: min, or 1 if min is 0."""
+
+    @model_validator(mode="after")
+    def _bounds_hold(self) -> Self:
+        if not self.min <= self.start <= self.max:
+            raise ValueError(_BOUNDS)
+        return self
+
+    @property
+    def start(self) -> int:
+        """Replicas at start."""
+        return max(self.min, 1) if self.initial is None else self.initial
+
+
+class Group(Placement):
+    """Replicas of a pool on one kind of node."""
+
+    name: Name
+    """Unique in the pool; usually the kind of node, as ``h200``."""
+    replicas: Replicas = Replicas()
+    """How many replicas."""
+    replicas_per_pod: int = Field(default=1, ge=1, le=64)
+    """Replicas that share one pod and its devices."""
+    resources: Resources = Resources()
+    """Of one pod."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Torch device; absent: cuda where the pod has GPUs."""
+    threads: int | None = Field(default=None, ge=1, le=256)
+    """CPU threads of one engine; absent: its share of the pod's CPUs, at most 16."""
+    engine: dict[str, Json] = Field(default={})
+    """Engine settings of the role, in camelCase; absent ones keep the engine's defaults."""
+
+    def pods(self, replicas: int) -> int:
+        """Pods that ``replicas`` need."""
+        return -(-replicas // self.replicas_per_pod)
+
+
+class Pool(Part):
+    """Replicas of one role."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.role != 'verifier' || self.groups.all(g, g.replicas.min >= 1)", _VERIFIERS),
+            *engine_rules(),
+        )
+    )
+    name: Name
+    """Unique in the service."""
+    role: Role
+    """What its replicas do; fixed for the life of the pool."""
+    groups: list[Group] = Field(
+        min_length=1, max_length=8, json_schema_extra=list_map("name")  # type: ignore[arg-type]
+    )
+    """One for each kind of node."""
+
+    @model_validator(mode="after")
+    def _fits_the_role(self) -> Self:
+        refuse_repeated("groups", (group.name for group in self.groups))
+        for group in self.groups:
+            if self.role == "verifier" and group.replicas.min < 1:
+                raise ValueError(f"groups[{group.name}].replicas.min: {_VERIFIERS}")
+            try:
+                settings_from(
+                    group.engine, ENGINE_SETTINGS[self.role], reserved=ENGINE_RESERVED
+                )
+            except ValueError as error:
+                raise ValueError(f"groups[{group.name}].engine.{error}") from None
+        return self
+
+    def unit(self, group: Group) -> str:
+        """Return what the controller calls these replicas: for it each group is a pool.
+
+        The group is named even where it is alone, so that a second group changes nothing for it.
+        """
+        return f"{self.name}-{group.name}"
+
+
+def refuse_repeated(where: str, names: Iterable[str]) -> None:
+    """Raise ValueError for the first name that occurs twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{where}: the name {name!r} occurs twice")
+        seen.add(name)

@@ -1,0 +1,203 @@
+"""The whole spec of a DSparkService."""
+
+from typing import Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from dspark_operator.spec.base import Image, MaxText, ObjectName, Part, Quantity, list_map, rules
+from dspark_operator.spec.front import ControllerSpec, GatewaySpec
+from dspark_operator.spec.model import ModelSpec
+from dspark_operator.spec.pods import Placement, Resources
+from dspark_operator.spec.pools import Group, Pool, refuse_repeated
+
+_NO_DRAFTER = "a drafter pool needs model.drafter"
+_NO_VERIFIER = "at least one pool with role verifier is needed"
+_NO_SURGE = "type NewClusterWithIncrementalUpgrade needs surge"
+
+
+class Images(Part):
+    """Images of the two families; absent: the ones that the operator was installed with."""
+
+    engine: Image | None = None
+    """Ray with the engines: prefill, drafter, verifier, and Ray's head."""
+    server: Image | None = None
+    """Gateway and controller."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When images are pulled."""
+    pull_secret_names: list[ObjectName] = Field(default=[], max_length=8)
+    """Secrets with registry credentials."""
+
+
+class SpeculationSpec(Part):
+    """Defaults of drafting and of the verification budget; a group's engine settings win."""
+
+    min_accepted_length: float = Field(default=1.2, ge=1.0)
+    """Self-check at load: the pair must reach this mean accepted length."""
+    cohorts: int | None = Field(default=None, ge=1, le=2)
+    """Groups of sessions that alternate between drafting and verifying."""
+    draft_deadline_floor_seconds: float | None = Field(default=None, gt=0)
+    """A draft is waited for at least this long."""
+    draft_deadline_factor: float | None = Field(default=None, ge=1)
+    """... or this many times the smoothed round trip."""
+    min_samples: int | None = Field(default=None, ge=1)
+    """Committed rounds needed before a budget trims anything."""
+    activation_sessions: int | None = Field(default=None, ge=1)
+    """Below this many sessions in a step everything drafted is verified."""
+    budget_ttl_seconds: float | None = Field(default=None, gt=0)
+    """A budget not renewed for this long is no longer used."""
+
+
+class ObservabilitySpec(Part):
+    """What the operator sets up for Prometheus; needs the Prometheus operator's CRDs."""
+
+    monitors: bool = False
+    """Make a ServiceMonitor for gateway and controller and a PodMonitor for Ray's pods."""
+    interval: str = Field(default="15s", pattern=r"^[1-9]\d{0,3}(s|m)$")
+    """How often they are scraped."""
+    labels: dict[str, str] = Field(default={}, max_length=32)
+    """Labels of the monitors, by which a Prometheus selects them."""
+
+
+class NetworkSpec(Part):
+    """Who may talk to whom."""
+
+    policies: bool = True
+    """Make NetworkPolicies: only this service's processes reach each other."""
+    gateway_from: list[dict[str, str]] = Field(default=[], max_length=16)
+    """Namespace labels that may call the gateway; absent: everyone."""
+    ray_operator_namespace: ObjectName = "kuberay-operator"
+    """Namespace of the KubeRay operator, which asks Ray's head for its state."""
+    port_min: int = Field(default=9910, ge=1024, le=65000)
+    """First port of the replicas' own gRPC servers."""
+    port_max: int = Field(default=9959, ge=1024, le=65535)
+    """Last port of the replicas' own gRPC servers."""
+
+
+class Surge(Part):
+    """How much a new cluster may cost beside the old one."""
+
+    max_percent: int = Field(default=25, ge=1, le=100)
+    """Largest share of GPUs in addition while both clusters exist."""
+    step_percent: int = Field(default=25, ge=1, le=100)
+    """Share of the traffic moved at once."""
+    interval_seconds: int = Field(default=60, ge=1, le=3600)
+    """Pause between two steps."""
+    gateway_class_name: ObjectName
+    """GatewayClass that KubeRay needs for an incremental upgrade."""
+
+
+class UpdateStrategy(Part):
+    """What may happen when an edit cannot be applied to the running Ray cluster in place."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("self.type == 'None' || has(self.surge)", _NO_SURGE))
+    )
+    type: Literal["None", "NewClusterWithIncrementalUpgrade"] = "None"
+    """None: nothing; the edit is held back and the status says so.  Otherwise a second cluster
+    takes over step by step, within the surge."""
+    surge: Surge | None = None
+    """Bounds of an incremental upgrade."""
+
+    @model_validator(mode="after")
+    def _surge_given(self) -> Self:
+        if self.type != "None" and self.surge is None:
+            raise ValueError(_NO_SURGE)
+        return self
+
+
+class HeadSpec(Placement):
+    """Ray's head: it runs no engine."""
+
+    resources: Resources = Resources(
+        requests={"cpu": "1", "memory": "4Gi"}, limits={"cpu": "2", "memory": "4Gi"}
+    )
+    """Of the pod."""
+
+
+class RayFaultTolerance(Part):
+    """A Redis that lets Ray's head restart without losing its workers."""
+
+    redis_address: str = Field(pattern=r"^(rediss?://)?[\w.-]+:\d{1,5}$", max_length=256)
+    """``host:port``."""
+    password_secret_name: ObjectName | None = None
+    """Secret with the key ``password``."""
+
+
+class RaySpec(Part):
+    """Ray, which places the engines."""
+
+    version: str = Field(default="2.60.0", pattern=r"^\d+\.\d+\.\d+$")
+    """Version of Ray in the engine image."""
+    head: HeadSpec = HeadSpec()
+    """The head pod."""
+    fault_tolerance: RayFaultTolerance | None = None
+    """Absent: a lost head takes the pools with it until KubeRay has made a new cluster."""
+    shared_memory: Quantity = "2Gi"
+    """Size of /dev/shm in every Ray pod."""
+
+
+class ServiceSpec(Part):
+    """One served pair: pools, front and control."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.model.drafter) || !self.pools.exists(p, p.role == 'drafter')",
+                _NO_DRAFTER,
+            ),
+            ("self.pools.exists(p, p.role == 'verifier')", _NO_VERIFIER),
+            (
+                "!has(oldSelf.pools) || self.pools.all(p, oldSelf.pools.all(o, "
+                "o.name != p.name || o.role == p.role))",
+                "the role of a pool cannot be changed: add a pool and remove this one",
+            ),
+        )
+    )
+    model: ModelSpec
+    """Which pair is served."""
+    images: Images = Images()
+    """What runs."""
+    pools: list[Pool] = Field(
+        min_length=1, max_length=8, json_schema_extra=list_map("name")  # type: ignore[arg-type]
+    )
+    """Prefill, drafter and verifier pools; at least one verifier."""
+    gateway: GatewaySpec = GatewaySpec()
+    """The OpenAI-compatible front."""
+    controller: ControllerSpec = ControllerSpec()
+    """Registry and budgets."""
+    speculation: SpeculationSpec = SpeculationSpec()
+    """Defaults of drafting."""
+    ray: RaySpec = RaySpec()
+    """Placement of the engines."""
+    observability: ObservabilitySpec = ObservabilitySpec()
+    """Prometheus."""
+    network: NetworkSpec = NetworkSpec()
+    """Ports and NetworkPolicies."""
+    update_strategy: UpdateStrategy = UpdateStrategy()
+    """What may happen when an edit needs a new Ray cluster."""
+    description: MaxText = ""
+    """For people."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        refuse_repeated("pools", (pool.name for pool in self.pools))
+        refuse_repeated("pools", (pool.unit(group) for pool, group in self.units()))
+        if not any(pool.role == "verifier" for pool in self.pools):
+            raise ValueError(f"pools: {_NO_VERIFIER}")
+        if self.model.drafter is None:
+            for pool in self.pools:
+                if pool.role == "drafter":
+                    raise ValueError(f"pools[{pool.name}]: {_NO_DRAFTER}")
+        if self.network.port_min > self.network.port_max:
+            raise ValueError("network: portMin must not be above portMax")
+        return self
+
+    def units(self) -> list[tuple[Pool, Group]]:
+        """Every group with its pool, in the order written."""
+        return [(pool, group) for pool in self.pools for group in pool.groups]
+
+    def gpus(self) -> int:
+        """Most GPUs that this spec may use at once, outside of an upgrade."""
+        return sum(
+            group.pods(group.replicas.max) * group.resources.gpus() for _, group in self.units()
+        )

@@ -1,0 +1,35 @@
+"""``dspark train target|drafter``, ``dspark calibrate``, ``dspark eval``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+app = typer.Typer(no_args_is_help=True, help="Train the demo pair.", rich_markup_mode=None)
+
+Work = Annotated[Path, typer.Option(help="Folder of corpus, checkpoints and logs; resumes there.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override one setting; may be repeated."),
+]
+_WORK = Path("training")
+
+
+def calibrate() -> None:
+    """Calibrate."""
+
+
+def evaluate() -> None:
+    """Evaluate."""
+
+
+@app.command("target")
+def target() -> None:
+    """Train the target."""
+
+
+@app.command("drafter")
+def drafter() -> None:
+    """Train the drafter."""

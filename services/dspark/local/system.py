@@ -1,0 +1,205 @@
+"""One verifier and one drafter in this process, on their own threads, joined by memory."""
+
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from dspark.config.drafter import DrafterSettings
+from dspark.config.model import ModelSettings
+from dspark.config.verifier import VerifierSettings
+from dspark.core.budget import ALL
+from dspark.core.curve import Curve
+from dspark.core.draft import Rows
+from dspark.core.generation import Generation, GenerationStats
+from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.pages import PageAllocator
+from dspark.core.session import FinishReason
+from dspark.drafter.engine import DrafterEngine
+from dspark.drafting.deadline import Deadline
+from dspark.drafting.desk import DraftDesk
+from dspark.local.memory_port import MemoryPort
+from dspark.model.pair import load_pair
+from dspark.model.ragged_target import RaggedTarget
+from dspark.model.serving import set_threads
+from dspark.verifier.budget_cell import BudgetCell, FixedBudget
+from dspark.verifier.engine import VerifierEngine
+from dspark.verifier.events import EngineEvent
+from dspark.verifier.profile import curve_version, profile
+
+_DRAFTER = ReplicaName("local-drafter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """How a local generation speculates.
+
+    Attributes:
+        enabled: False decodes plainly.
+        max_draft_tokens: Largest draft; 0 for the block size.
+        adaptive: Choose each prefix by Algorithm 1 on the measured curve; False verifies all.
+    """
+
+    enabled: bool = True
+    max_draft_tokens: int = 0
+    adaptive: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Speculation":
+        """Read "off", "fixed:K" (verify K drafts a round) or "adaptive".
+
+        Raises:
+            ValueError: Anything else.
+        """
+        if text == "off":
+            return cls(enabled=False)
+        if text == "adaptive":
+            return cls(adaptive=True)
+        kind, _, count = text.partition(":")
+        if kind == "fixed" and count.isdigit() and int(count) > 0:
+            return cls(max_draft_tokens=int(count))
+        raise ValueError(f"speculation {text!r} is none of: off, adaptive, fixed:K with K >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The end of a local generation."""
+
+    reason: FinishReason
+    stats: GenerationStats
+
+
+class _QueueSink:
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[tuple[int, ...] | Ended | str] = queue.SimpleQueue()
+
+    def commit(self, tokens: tuple[int, ...]) -> None:
+        self.events.put(tokens)
+
+    def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
+        self.events.put(Ended(reason=reason, stats=stats))
+
+    def fail(self, message: str) -> None:
+        self.events.put(message)
+
+
+class LocalSystem:
+    """A context manager around the engines; ``stream`` runs one generation."""
+
+    def __init__(
+        self, model: ModelSettings, speculation: Speculation, *, num_pages: int = 256
+    ) -> None:
+        """Load the pair.
+
+        Raises:
+            ValueError: One line that says what is wrong and the way out.
+        """
+        set_threads(model)
+        settings = VerifierSettings(num_pages=num_pages, max_sessions=8)
+        drafting = speculation.enabled and model.drafter is not None
+        pair = load_pair(
+            model.target,
+            model.drafter if drafting else None,
+            num_pages=num_pages,
+            page_tokens=model.page_tokens,
+            rows_dtype=model.rows_dtype,
+            max_batch_tokens=settings.max_batch_tokens,
+            min_accepted_length=model.min_accepted_length,
+        )
+        self.vocab_size = pair.identity.vocab_size
+        self.eos_token_ids = pair.target.eos_token_ids
+        self._target = RaggedTarget(pair.target)
+        self._speculation = speculation
+        self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
+        self._port = MemoryPort(self._inbox.put)
+        self._drafter: DrafterEngine | None = None
+        desk: DraftDesk | None = None
+        if pair.drafter is not None:
+            defaults = DrafterSettings()
+            self._drafter = DrafterEngine(
+                pair.drafter,
+                incarnation=Incarnation(1),
+                pool=defaults.pool,
+                max_batch_sessions=defaults.max_batch_sessions,
+                max_pending_rounds=defaults.max_pending_rounds,
+            )
+            desk = DraftDesk(
+                self._port,
+                rows=self._rows,
+                # Nothing is lost in one process: wait for the draft, however slow the machine.
+                deadline=Deadline(floor_s=30.0, factor=3.0),
+                seed_chunk_bytes=settings.drafting.seed_chunk_bytes,
+                max_sessions_per_drafter=settings.drafting.max_sessions_per_drafter,
+                vocab_size=self.vocab_size,
+            )
+        self.curve: Curve | None = None
+        if speculation.adaptive:
+            self.curve = profile(
+                self._target,
+                num_pages=num_pages,
+                page_tokens=model.page_tokens,
+                max_sessions=1,
+                max_batch_tokens=settings.max_batch_tokens,
+                version=curve_version(
+                    target_digest=pair.identity.target_digest,
+                    device=model.device,
+                    threads=model.threads,
+                ),
+                device=model.device,
+                clock=time.perf_counter,
+            )
+        # No controller here: adaptive means causal admission on the curve just measured.
+        budget = BudgetCell(curve_version="") if speculation.adaptive else FixedBudget(ALL)
+        self._engine = VerifierEngine(
+            self._target,
+            PageAllocator(num_pages, model.page_tokens),
+            desk,
+            None,
+            budget,
+            settings=settings,
+            curve=self.curve,
+            block_size=pair.identity.block_size,
+            model_name=model.name,
+            inbox=self._inbox,
+        )
+
+    def __enter__(self) -> "LocalSystem":
+        self._engine.start()
+        if self._drafter is not None:
+            self._drafter.start()
+            self._port.connect(_DRAFTER, self._drafter, Incarnation(1))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._engine.stop()
+        if self._drafter is not None:
+            self._drafter.stop()
+
+    def stream(self, generation: Generation) -> Iterator[tuple[int, ...] | Ended]:
+        """Yield committed tokens as they come, then how it ended.
+
+        Raises:
+            ValueError: The request cannot fit.
+            RuntimeError: An engine died.
+        """
+        sink = _QueueSink()
+        session = self._engine.submit(generation, sink)
+        try:
+            while True:
+                event = sink.events.get()
+                if isinstance(event, str):
+                    raise RuntimeError(event)
+                yield event
+                if isinstance(event, Ended):
+                    return
+        finally:
+            self._engine.cancel(session)
+
+    def _rows(self, session: SessionId, start: int, stop: int) -> Rows:
+        return self._target.rows(self._engine.intake.sessions[session].pages, start, stop)

@@ -1,0 +1,187 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from dspark.core.draft import DraftRequest, Proposal
+from dspark.core.sampling import Sampling
+from dspark.model.drafter import DSparkDrafter, dense_attention
+from dspark.model.drafter_runner import BlockDrafter
+from dspark.model.sts import Calibration
+from dspark_kernels.sampling import SamplingBatch, choose_tokens
+from tests.model import tiny
+
+GAMMA = tiny.GAMMA
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, tiny.HIDDEN, generator=generator).numpy()
+
+
+def ask(key: object, base: int, anchor: int = 7, tokens: int = GAMMA) -> DraftRequest:
+    return DraftRequest(key=key, anchor=anchor, base_length=base, max_tokens=tokens)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def from_scratch(
+    drafter: DSparkDrafter, context: np.ndarray, anchor: int, sampling: Sampling
+) -> tuple[list[int], list[float]]:
+    """A block by the module's own parts, with no cache: the oracle."""
+    length = len(context)
+    kv = [
+        drafter.layer(index).context_kv(torch.from_numpy(context), torch.arange(length))
+        for index in range(drafter.config.num_layers)
+    ]
+
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        keys, values = torch.cat([kv[layer][0], k]), torch.cat([kv[layer][1], v])
+        return dense_attention(q, keys, values, None)
+
+    positions = torch.arange(length, length + GAMMA)
+    h = drafter.hidden(drafter.block_tokens(torch.tensor(anchor)), positions, attend)
+    base = drafter.base_logits(h)
+    previous, state = torch.tensor([anchor]), None
+    tokens, confidences = [], []
+    for index in range(GAMMA):
+        logit = drafter.confidence_logits(h[index : index + 1], previous)
+        confidences.append(float(torch.sigmoid(logit)))
+        bias, state = drafter.head_bias(previous, h[index : index + 1], state)
+        logits = base[index : index + 1] if bias is None else base[index : index + 1] + bias
+        batch = SamplingBatch.of(
+            temperatures=[sampling.temperature],
+            seeds=[sampling.seed],
+            positions=[length + 1 + index],
+            top_k=[sampling.top_k],
+            top_p=[sampling.top_p],
+        )
+        previous = choose_tokens(logits, batch)
+        tokens.append(int(previous))
+    return tokens, confidences
+
+
+def check(proposal: Proposal, expected: tuple[list[int], list[float]]) -> None:
+    assert list(proposal.tokens) == expected[0]
+    assert proposal.confidences == pytest.approx(expected[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["vanilla", "gated", "rnn", "none"])
+def test_cached_and_rolled_rounds_equal_recomputation(head: str) -> None:
+    """50 random accept patterns over three sessions that are drafted together."""
+    module = tiny.drafter(head)
+    drafter = BlockDrafter(module)
+    choose = random.Random(1)
+    samplings = [
+        Sampling(),
+        Sampling(temperature=0.8, seed=5),
+        Sampling(temperature=1.0, seed=6, top_k=9),
+    ]
+    contexts = [rows(200, seed) for seed in range(3)]
+    lengths = [3, 70, 20]
+    for key, sampling in enumerate(samplings):
+        drafter.open(key, sampling)
+        drafter.append(key, 0, contexts[key][: lengths[key]])
+    for round_ in range(17):
+        anchors = [choose.randrange(tiny.VOCAB) for _ in range(3)]
+        order = choose.sample(range(3), 3)
+        proposals = drafter.draft([ask(key, lengths[key], anchors[key]) for key in order])
+        for key, proposal in zip(order, proposals, strict=True):
+            if round_ % 3 == key:  # one of them each round keeps the test short
+                context = contexts[key][: lengths[key]]
+                check(proposal, from_scratch(module, context, anchors[key], samplings[key]))
+            accepted = choose.randint(0, GAMMA)
+            new = contexts[key][lengths[key] : lengths[key] + accepted + 1]
+            lengths[key] = drafter.append(key, lengths[key], new)
+            assert lengths[key] == drafter.cached(key)
+        if min(200 - length for length in lengths) <= GAMMA:
+            break
+
+
+def test_a_row_missing_from_the_context_changes_the_block() -> None:
+    # The negative control of the test above: such a slip raises nothing.
+    module = tiny.drafter()
+    right = from_scratch(module, rows(40), 7, Sampling())
+    slipped = from_scratch(module, rows(40)[1:], 7, Sampling())
+    assert max(abs(a - b) for a, b in zip(right[1], slipped[1], strict=True)) > 1e-3
+
+
+def test_a_long_context_is_absorbed_in_chunks() -> None:
+    module = tiny.drafter()
+    drafter = BlockDrafter(module)
+    context = rows(500)
+    drafter.open("a", Sampling())
+    for start in range(0, 500, 100):
+        drafter.append("a", start, context[start : start + 100])
+    check(drafter.draft([ask("a", 500)])[0], from_scratch(module, context, 7, Sampling()))
+
+
+def test_rows_may_be_half_precision_or_bfloat16_bits() -> None:
+    module = tiny.drafter()
+    context = torch.from_numpy(rows(10))
+    for kept, exact in (
+        (context.half().numpy(), context.half().float()),
+        (context.bfloat16().view(torch.uint16).numpy(), context.bfloat16().float()),
+    ):
+        drafter = BlockDrafter(module)
+        drafter.open("a", Sampling())
+        drafter.append("a", 0, kept)
+        expected = from_scratch(module, exact.numpy(), 7, Sampling())
+        check(drafter.draft([ask("a", 10)])[0], expected)
+
+
+def test_fewer_tokens_are_a_prefix() -> None:
+    drafter = BlockDrafter(tiny.drafter())
+    for key in ("a", "b"):
+        drafter.open(key, Sampling())
+        drafter.append(key, 0, rows(12))
+    whole, short = drafter.draft([ask("a", 12), ask("b", 12, tokens=2)])
+    assert len(whole.tokens) == GAMMA
+    assert short.tokens == whole.tokens[:2]
+    assert short.confidences == pytest.approx(whole.confidences[:2])
+
+
+def test_confidences_are_calibrated_by_the_sessions_mode() -> None:
+    calibration = Calibration(greedy=(2.0,) * GAMMA, coupled=(0.5,) * GAMMA)
+    plain, fitted = (
+        BlockDrafter(tiny.drafter()),
+        BlockDrafter(tiny.drafter(), calibration=calibration),
+    )
+    for sampling, temperature in ((Sampling(), 2.0), (Sampling(temperature=0.9, seed=1), 0.5)):
+        given = []
+        for drafter in (plain, fitted):
+            drafter.open("a", sampling)
+            drafter.append("a", 0, rows(12))
+            given.append(torch.tensor(drafter.draft([ask("a", 12)])[0].confidences))
+        logits = torch.logit(given[0])
+        torch.testing.assert_close(given[1], torch.sigmoid(logits / temperature), atol=1e-4, rtol=0)
+
+
+def test_rows_must_follow_the_cached_ones() -> None:
+    drafter = BlockDrafter(tiny.drafter())
+    drafter.open("a", Sampling())
+    assert drafter.append("a", 0, rows(4)) == 4
+    with pytest.raises(ValueError, match="rows from 3 on for a session with 4 cached"):
+        drafter.append("a", 3, rows(2))
+    with pytest.raises(ValueError, match="session b is not open"):
+        drafter.append("b", 0, rows(2))
+    with pytest.raises(ValueError, match="width"):
+        drafter.append("a", 4, rows(2)[:, :5])
+    with pytest.raises(ValueError, match="4 rows cached where the anchor is at 5"):
+        drafter.draft([ask("a", 5)])
+
+
+def test_sessions_and_context_are_bounded_and_given_back() -> None:
+    drafter = BlockDrafter(tiny.drafter(), max_sessions=2, max_context_tokens=30)
+    assert drafter.open("a", Sampling())
+    assert drafter.open("b", Sampling())
+    assert not drafter.open("c", Sampling())
+    drafter.append("a", 0, rows(20))
+    with pytest.raises(MemoryError):
+        drafter.append("b", 0, rows(11))
+    drafter.close("a")
+    assert (drafter.sessions, drafter.context_tokens, drafter.cached("a")) == (1, 0, None)
+    drafter.append("b", 0, rows(11))
+    assert drafter.open("b", Sampling())  # anew
+    assert drafter.cached("b") == 0
+    drafter.close("nobody")

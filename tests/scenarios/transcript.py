@@ -1,0 +1,170 @@
+"""Plays a transcript: lines that start with ">" are done to a controller, its answers follow them.
+
+The clock is the transcript's own.  ``python -m tests.scenarios.transcript FILE`` prints the
+transcript as it plays now.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from dspark.config.controller import ControllerSettings
+from dspark.controller.loop import Controller, UnknownPool
+from dspark.controller.registry import Refused
+from dspark.controller.store import MemoryStore
+from dspark.core.budget import ALL, OFF
+from dspark.core.curve import Curve
+from dspark.core.fleet import Replica, ReplicaState, Role
+from dspark.core.ids import Epoch, PoolName
+from tests.fleet_examples import COMPATIBILITY, a_curve, a_replica, a_report
+
+SETTINGS = ControllerSettings(
+    lease_s=3.0, report_interval_s=0.5, budget_ttl_s=5.0, dwell_s=2.0, min_samples=32,
+    reservoir_size=64, max_cohorts=1,
+)  # fmt: skip
+
+ENTRY_WORDS = {ALL: "all", OFF: "off"}
+
+
+class Stage:
+    """A controller with a fleet that does what it is told."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.controller = Controller(SETTINGS, self.store)
+        self.curves: dict[str, Curve] = {}
+        self.replicas: dict[str, Replica] = {}
+        self.now_s = 0.0
+        self.commands: list[tuple[str, Callable[..., str]]] = [
+            (r"curve (\w+): (.+), for (.+) sessions", self.draw),
+            (r"(\w+) joins as (\w+)(?: with curve (\w+))?(?: of projection (\w+))?", self.join),
+            (r"(\w+) restarts", self.restart),
+            (r"(\w+) leaves", self.leave),
+            (r"(\w+) drains", self.drain),
+            (r"(\w+) reports (\d+) sessions(?:, a draft round of (\d+) ms)?"
+             r"(?:, (\d+) rounds that survive by ([\d. ]+))?(?:, using epoch (\d+))?", self.report),
+            (r"(\w+)'s old process reports", self.report_stale),
+            (r"(\w+) wants (\d+) replicas in (\w+) because (.+)", self.want),
+            (r"the controller restarts", self.restart_controller),
+            (r"at ([\d.]+) s", self.tick),
+        ]  # fmt: skip
+
+    def do(self, line: str) -> str:
+        for pattern, action in self.commands:
+            match = re.fullmatch(pattern, line)
+            if match is not None:
+                return action(*match.groups())
+        raise ValueError(f"nobody understands {line!r}")
+
+    def draw(self, name: str, steps: str, sessions: str) -> str:
+        costs = {
+            int(tokens): float(cost) / 1000
+            for tokens, cost in re.findall(r"(\d+) tokens ([\d.]+) ms", steps)
+        }
+        counts = [int(count) for count in sessions.split()]
+        self.curves[name] = a_curve(costs, version=name, sessions=counts)
+        return ""
+
+    def join(self, name: str, role: str, curve: str | None, projection: str | None) -> str:
+        known = replace(COMPATIBILITY, projection_id=projection or COMPATIBILITY.projection_id)
+        self.replicas[name] = a_replica(
+            name, Role(role), compatibility=known, curve=self.curves[curve] if curve else None
+        )
+        return self.register(name)
+
+    def restart(self, name: str) -> str:
+        replica = self.replicas[name]
+        self.replicas[name] = replace(replica, incarnation=replica.incarnation + 1)
+        return self.register(name)
+
+    def drain(self, name: str) -> str:
+        self.replicas[name] = replace(self.replicas[name], state=ReplicaState.DRAINING)
+        return self.register(name)
+
+    def register(self, name: str) -> str:
+        try:
+            self.controller.register(self.replicas[name], self.now_s)
+        except Refused as refusal:
+            return f"refused: {refusal}"
+        return ""
+
+    def leave(self, name: str) -> str:
+        replica = self.replicas.pop(name)
+        self.controller.unregister(replica.name, replica.incarnation)
+        return ""
+
+    def report(
+        self,
+        name: str,
+        sessions: str,
+        round_ms: str | None,
+        rounds: str | None,
+        by: str | None,
+        epoch: str | None,
+    ) -> str:
+        replica = self.replicas[name]
+        vector = tuple(float(value) for value in (by or "").split())
+        report = a_report(
+            name,
+            incarnation=replica.incarnation,
+            state=replica.state,
+            active=int(sessions),
+            survivals=[vector] * int(rounds or 0),
+            draft_round_s=float(round_ms or 0) / 1000,
+        )
+        outcome = self.controller.report(
+            replace(report, budget_epoch=Epoch(int(epoch)) if epoch else None), self.now_s
+        )
+        return "" if outcome.value == "accepted" else f"{outcome.value}"
+
+    def report_stale(self, name: str) -> str:
+        old = self.replicas[name].incarnation - 1
+        return self.controller.report(a_report(name, incarnation=old), self.now_s).value
+
+    def want(self, author: str, replicas: str, pool: str, reason: str) -> str:
+        try:
+            before = self.controller.set_wanted(
+                PoolName(pool), int(replicas), author=author, reason=reason, unix_s=0.0
+            )
+        except UnknownPool as error:
+            return f"{error}"
+        return f"before: {before}"
+
+    def restart_controller(self) -> str:
+        self.controller = Controller(SETTINGS, self.store)
+        return f"term {self.controller.term}"
+
+    def tick(self, at_s: str) -> str:
+        self.now_s = float(at_s)
+        plan = self.controller.tick(self.now_s)
+        fleet = self.controller.fleet.value
+        assert fleet is not None
+        lines = []
+        for pool in fleet.pools:
+            lines.append(f"{pool.name}: {pool.ready_replicas} ready of {pool.wanted_replicas}")
+            lines += [f"  {condition}" for condition in pool.conditions]
+            for budget in plan.budgets(pool.name):
+                entries = [ENTRY_WORDS.get(k, str(k)) for k in budget.buckets[0].draft_tokens]
+                curve = budget.curve_version or "no curve"
+                lines.append(f"  epoch {budget.epoch} for {curve}: {' '.join(entries)}")
+                lines.append(f"    {budget.reason}")
+        return "\n".join(lines)
+
+
+def play(text: str) -> str:
+    """Return the transcript with the answers that are given now."""
+    stage, lines = Stage(), []
+    for line in text.splitlines():
+        if line.startswith("> "):
+            lines.append(line)
+            answer = stage.do(line.removeprefix("> ").strip())
+            lines += [f"  {part}" for part in answer.splitlines()]
+        elif not line.startswith("  "):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(play(Path(sys.argv[1]).read_text()), end="")
