@@ -34,9 +34,7 @@ def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
         env={**os.environ, "PATH": path},
     )
     fresh = {file.name: file.read_text() for file in (tmp_path / "dspark/wire/v1").iterdir()}
-    committed = {
-        file.name: file.read_text() for file in GENERATED.glob("*_pb2*") if file.is_file()
-    }
+    committed = {file.name: file.read_text() for file in GENERATED.glob("*_pb2*") if file.is_file()}
     assert sorted(fresh) == sorted(committed)
     stale = [name for name in fresh if fresh[name] != committed[name]]
     assert not stale, f"run `make proto`: {stale} differ from the protos"

@@ -77,14 +77,18 @@ def draft_tokens(
             (chosen.positions[:, None] + torch.arange(num_positions)).flatten(),
             vocab_size,
         )
-        scores[sampled] -= noise.log().view(-1, num_positions, vocab_size)
+        shift = noise.log().view(-1, num_positions, vocab_size)
+        if sampled.numel() == num_rows:
+            scores.sub_(shift)
+        else:
+            scores.index_add_(0, sampled, shift, alpha=-1.0)
     tokens = torch.empty(num_rows, num_positions, dtype=torch.int64)
     previous = anchors
     for index in range(num_positions):
         step = scores[:, index]
-        shift = None if bias is None else bias(index, previous)
-        if shift is not None:
-            step = step + (shift if inverse is None else shift * inverse)
+        added = None if bias is None else bias(index, previous)
+        if added is not None:
+            step = step + (added if inverse is None else added * inverse)
         previous = greedy_tokens(step)
         tokens[:, index] = previous
     return tokens

@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from pydantic import JsonValue as Json
+from pydantic import JsonValue
 
+Json: TypeAlias = JsonValue
 Object: TypeAlias = dict[str, Json]
 """A Kubernetes object, or a part of one."""
 

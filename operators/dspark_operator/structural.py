@@ -93,13 +93,9 @@ def _node(node: Object, defs: Object) -> Object:
             made["enum"] = [value]
         elif key == "properties" and isinstance(value, dict):
             made[key] = {
-                name: _node(field, defs)
-                for name, field in value.items()
-                if isinstance(field, dict)
+                name: _node(field, defs) for name, field in value.items() if isinstance(field, dict)
             }
-        elif key == "items" and isinstance(value, dict):
-            made[key] = _node(value, defs)
-        elif key == "additionalProperties" and isinstance(value, dict):
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
             made[key] = _node(value, defs)
         elif key == "maxProperties":
             made[key] = value

@@ -25,7 +25,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 from dspark.config.drafter import DrafterSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
-from dspark.config.pools import DrafterPool, PoolSettings, PrefillPool, VerifierPool
+from dspark.config.pools import DrafterPool, PrefillPool, VerifierPool
 from dspark.config.prefill import PrefillSettings
 from dspark.config.system import SystemSettings
 from dspark.config.verifier import VerifierSettings
@@ -150,9 +150,7 @@ def build_pool(args: Mapping[str, Any]) -> serve.Application:
     return deployment.bind()
 
 
-def _pool_settings(
-    system: SystemSettings, name: str
-) -> PrefillPool | DrafterPool | VerifierPool:
+def _pool_settings(system: SystemSettings, name: str) -> PrefillPool | DrafterPool | VerifierPool:
     if name not in POOLS:
         raise ValueError(f"pool is one of {', '.join(POOLS)}, not {name!r}")
     pool: PrefillPool | DrafterPool | VerifierPool = getattr(system.pools, name)

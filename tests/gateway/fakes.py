@@ -75,13 +75,13 @@ class FakeVerifier(verify_pb2_grpc.VerifyServiceServicer):
     ) -> common_pb2.HandshakeResponse:
         return common_pb2.HandshakeResponse()
 
-    async def Generate(  # type: ignore[override]
+    async def Generate(
         self,
         request: verify_pb2.GenerateRequest,
         context: "aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse]",
     ) -> AsyncGenerator[verify_pb2.GenerateResponse, None]:
         self.requests.append(request)
-        self.metadata.append(dict(context.invocation_metadata() or ()))  # type: ignore[misc]
+        self.metadata.append(dict(context.invocation_metadata() or ()))
         try:
             tokens = list(self.script(request.sampling.choice))[: request.max_new_tokens]
             finish = verify_pb2.FINISH_REASON_LENGTH

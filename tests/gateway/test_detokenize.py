@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspark.gateway.codec import FolderCodec
@@ -16,6 +16,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> FolderCodec:
     return FolderCodec(write_toy_model(tmp_path_factory.mktemp("toy")))
 
 
+@settings(deadline=None, max_examples=60)
 @given(ids=st.lists(st.integers(0, 259), max_size=40))
 def test_streamed_text_equals_the_whole_decode_whatever_the_tokens(
     codec: FolderCodec, ids: list[int]
@@ -25,6 +26,7 @@ def test_streamed_text_equals_the_whole_decode_whatever_the_tokens(
     assert out == codec.decode(ids)
 
 
+@settings(deadline=None, max_examples=60)
 @given(text=st.text(max_size=12))
 def test_of_proper_text_every_piece_is_sent_as_soon_as_its_last_byte_is_there(
     codec: FolderCodec, text: str

@@ -22,12 +22,14 @@ from tests.gateway.fakes import fleet_of, member
 
 
 class FakeController(control_pb2_grpc.ControlServiceServicer):
-    """Broadcasts what it is given."""
+    """Broadcasts what it is given; of the service, no more is called here."""
+
+    Register = Unregister = Report = WatchBudget = SetWantedReplicas = None  # type: ignore[assignment]
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = Latest(fleet)
 
-    async def WatchFleet(  # type: ignore[override]
+    async def WatchFleet(
         self, request: control_pb2.WatchFleetRequest, context: object
     ) -> AsyncIterator[control_pb2.Fleet]:
         async for fleet in self.fleet.watch():
@@ -36,7 +38,7 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
 
 async def start(controller: FakeController, port: int = 0) -> tuple[aio.Server, int]:
     server = aio.server(options=[("grpc.so_reuseport", 0)])
-    control_pb2_grpc.add_ControlServiceServicer_to_server(controller, server)  # type: ignore[arg-type]
+    control_pb2_grpc.add_ControlServiceServicer_to_server(controller, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     return server, bound

@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from openai.types.chat import ChatCompletionMessageParam
 
 from dspark.config.gateway import GatewaySettings
 from dspark.core.fleet import Fleet, Member
@@ -87,7 +88,7 @@ async def running(
         assert gateway.in_flight == 0
 
 
-CHAT = [{"role": "user", "content": "hi"}]
+CHAT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 
 
 async def test_the_openai_client_lists_models(model: ServedModel, script: Script) -> None:
@@ -159,6 +160,20 @@ async def test_the_stream_is_server_sent_events_up_to_done(
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == f"0 {TEXT}"[:5]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_a_stream_may_carry_the_usage_so_far_and_the_token_ids(
+    model: ServedModel, script: Script
+) -> None:
+    body = {
+        "model": "toy", "prompt": "x", "max_tokens": 5, "stream": True, "return_token_ids": True,
+        "stream_options": {"continuous_usage_stats": True},
+    }  # fmt: skip
+    async with running(model, FakeVerifier(script, chunk_tokens=2)) as up:
+        got = await up.http.post("/v1/completions", json=body)
+    chunks = [json.loads(line[6:]) for line in got.text.split("\n\n")[:-2]]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [2, 4, 5, 5]
+    assert [i for chunk in chunks for i in chunk["choices"][0]["token_ids"]] == script(0)[:5]
 
 
 async def test_n_choices_come_from_noise_of_their_own(model: ServedModel, script: Script) -> None:

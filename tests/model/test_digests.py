@@ -30,5 +30,5 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json is missing"):
         target_digest(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="no \\*.safetensors file"):
+    with pytest.raises(ValueError, match=r"no \*\.safetensors file"):
         target_digest(tmp_path)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,18 @@ def test_rows_are_independent_of_their_number(inputs: int, outputs: int) -> None
         whole = linear(x)
         for count in (1, 2, 3, 5, 8, 13, 64, 100):
             assert torch.equal(linear(x[50 : 50 + count]), whole[50 : 50 + count]), count
+
+
+def test_pieces_of_one_size_are_the_last_resort() -> None:
+    linear = PackedLinear(torch.randn(40, 24), None)
+    x = torch.randn(70, 24)
+    with torch.inference_mode():
+        expected = linear(x)
+        linear._plan = replace(linear._plan, min_rows=16, piecewise=True)
+        whole = linear(x)
+        torch.testing.assert_close(whole, expected)
+        for count in (1, 5, 16, 33):
+            assert torch.equal(linear(x[:count]), whole[:count])
 
 
 def test_plain_linears_are_not_independent() -> None:

@@ -46,21 +46,21 @@ def test_another_target_gives_another_projection_id(drafter_folder: Path) -> Non
 
 
 def test_an_unfit_pair_is_refused_at_load(drafter_folder: Path) -> None:
-    with pytest.raises(ValueError, match="mean accepted length .* below 3"):
+    with pytest.raises(ValueError, match=r"mean accepted length .* below 3"):
         load_pair(tiny.folder("qwen3"), drafter_folder, num_pages=16, min_accepted_length=3.0)
 
 
 def test_missing_folders_are_named(tmp_path: Path, drafter_folder: Path) -> None:
-    with pytest.raises(ValueError, match="target folder .*nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"target folder .*nowhere does not exist"):
         read_pair(tmp_path / "nowhere", drafter_folder)
-    with pytest.raises(ValueError, match="drafter folder .*nowhere does not.*set drafter to null"):
+    with pytest.raises(ValueError, match=r"drafter folder .*nowhere does not.*set drafter to null"):
         read_pair(tiny.folder("qwen3"), tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"target folder .* has no config\.json"):
         read_pair(tmp_path, drafter_folder)
 
 
 def test_a_wrong_gamma_is_refused(drafter_folder: Path) -> None:
-    with pytest.raises(ValueError, match="gamma 7 is configured but .* block_size 5"):
+    with pytest.raises(ValueError, match=r"gamma 7 is configured but .* block_size 5"):
         read_pair(tiny.folder("qwen3"), drafter_folder, gamma=7)
 
 

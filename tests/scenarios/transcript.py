@@ -140,7 +140,8 @@ class Stage:
         self.now_s = float(at_s)
         plan = self.controller.tick(self.now_s)
         fleet = self.controller.fleet.value
-        assert fleet is not None
+        if fleet is None:
+            return "the fleet is not published yet"
         lines = []
         for pool in fleet.pools:
             lines.append(f"{pool.name}: {pool.ready_replicas} ready of {pool.wanted_replicas}")

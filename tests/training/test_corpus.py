@@ -86,7 +86,8 @@ def test_a_module_and_its_tests_fall_on_the_same_side_of_the_split():
     ]
     train, held = split(documents, CorpusSettings(held_out_fraction=0.3))
     names = [{d.group.rsplit(":")[-1].removeprefix("test.test_") for d in s} for s in (train, held)]
-    assert names[0] and names[1]
+    assert names[0]
+    assert names[1]
     assert not names[0] & names[1]
 
 

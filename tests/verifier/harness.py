@@ -35,7 +35,7 @@ class Collected:
         self.done = threading.Event()
         self.some = threading.Event()
 
-    def commit(self, tokens: tuple[int, ...]) -> None:
+    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
         self.tokens.extend(tokens)
         if len(self.tokens) > 8:
             self.some.set()

@@ -99,9 +99,7 @@ def _keys_at(path: Sequence[int | str]) -> list[str]:
     for step in path:
         if isinstance(step, int):
             continue
-        found = [
-            field for field in model.model_fields.values() if field.alias == step
-        ]
+        found = [field for field in model.model_fields.values() if field.alias == step]
         inner = _model_of(found[0].annotation) if found else None
         if inner is None:
             return []

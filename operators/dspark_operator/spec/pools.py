@@ -113,9 +113,7 @@ class Pool(Part):
     """Unique in the service."""
     role: Role
     """What its replicas do; fixed for the life of the pool."""
-    groups: list[Group] = Field(
-        min_length=1, max_length=8, json_schema_extra=list_map("name")  # type: ignore[arg-type]
-    )
+    groups: list[Group] = Field(min_length=1, max_length=8, json_schema_extra=list_map("name"))
     """One for each kind of node."""
 
     @model_validator(mode="after")
@@ -125,9 +123,7 @@ class Pool(Part):
             if self.role == "verifier" and group.replicas.min < 1:
                 raise ValueError(f"groups[{group.name}].replicas.min: {_VERIFIERS}")
             try:
-                settings_from(
-                    group.engine, ENGINE_SETTINGS[self.role], reserved=ENGINE_RESERVED
-                )
+                settings_from(group.engine, ENGINE_SETTINGS[self.role], reserved=ENGINE_RESERVED)
             except ValueError as error:
                 raise ValueError(f"groups[{group.name}].engine.{error}") from None
         return self

@@ -157,9 +157,7 @@ class ServiceSpec(Part):
     """Which pair is served."""
     images: Images = Images()
     """What runs."""
-    pools: list[Pool] = Field(
-        min_length=1, max_length=8, json_schema_extra=list_map("name")  # type: ignore[arg-type]
-    )
+    pools: list[Pool] = Field(min_length=1, max_length=8, json_schema_extra=list_map("name"))
     """Prefill, drafter and verifier pools; at least one verifier."""
     gateway: GatewaySpec = GatewaySpec()
     """The OpenAI-compatible front."""

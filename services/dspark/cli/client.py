@@ -98,9 +98,7 @@ async def stream(
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield _read(json.loads(line.removeprefix("data: ")))
     except httpx.HTTPError as error:
-        raise ConnectionError(
-            f"{client.base_url}: {str(error) or type(error).__name__}"
-        ) from error
+        raise ConnectionError(f"{client.base_url}: {str(error) or type(error).__name__}") from error
 
 
 def _read(event: Mapping[str, Any]) -> Chunk:

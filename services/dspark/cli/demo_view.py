@@ -55,9 +55,7 @@ async def draw_streams(
         frame()
 
 
-async def _until(
-    runs: "asyncio.Future[list[None]]", stop: threading.Event, frame: "Frame"
-) -> None:
+async def _until(runs: "asyncio.Future[list[None]]", stop: threading.Event, frame: "Frame") -> None:
     while not runs.done():
         frame()
         await asyncio.wait([runs], timeout=_FRAME_S)
@@ -76,9 +74,7 @@ class Frame(Protocol):
         """Draw."""
 
 
-def _panels(
-    console: Console, title: str, pairs: Sequence[tuple[str, Outcome]]
-) -> RenderableType:
+def _panels(console: Console, title: str, pairs: Sequence[tuple[str, Outcome]]) -> RenderableType:
     side_by_side = console.width >= _SIDE_BY_SIDE_COLUMNS
     width = console.width // len(pairs) - 1 if side_by_side else console.width
     height = _PANEL_LINES if side_by_side else max(5, (console.height - 2) // len(pairs))

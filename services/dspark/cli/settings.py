@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from dspark.cli.options import Config, Json, Port, Set, load
 
 
-def config(config: Config = None, port: Port = None, set_: Set = None, as_json: Json = False) -> None:
+def config(
+    config: Config = None, port: Port = None, set_: Set = None, as_json: Json = False
+) -> None:
     """Print the settings in force as commented YAML (or --json); exit 1 where they are wrong."""
     settings = load(config, set_, port)
     if as_json:

@@ -1,11 +1,9 @@
 """``dspark train target|drafter``, ``dspark calibrate``, ``dspark eval``."""
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 app = typer.Typer(no_args_is_help=True, help="Train the demo pair.", rich_markup_mode=None)
 

@@ -22,6 +22,9 @@ class ControllerSettings(Settings):
     """How often replicas report."""
     lease_s: float = Field(default=3.0, gt=0)
     """A replica silent for this long is forgotten."""
+    settle_s: float = Field(default=5.0, ge=0)
+    """After a restart the fleet is published once the wanted replicas are back, or after this long:
+    until then watchers keep what they know, instead of an empty fleet."""
     budget_ttl_s: float = Field(default=5.0, gt=0)
     """A budget not renewed for this long is no longer used."""
     reservoir_size: int = Field(default=512, ge=16)
@@ -34,8 +37,8 @@ class ControllerSettings(Settings):
     """A budget table is reconsidered once in this long."""
     max_sessions: int = Field(default=64, ge=1, le=1024)
     """Largest number of sessions in a budget table; the last entry also counts for more."""
-    max_cohorts: Literal[1, 2] = 2
-    """1 where verifiers never alternate two halves of their sessions."""
+    max_cohorts: Literal[1, 2] = 1
+    """2 where verifiers alternate two halves of their sessions (their ``cohorts`` is 2)."""
     off_gain: float = Field(default=0.05, ge=0)
     """Drafting stops only where going without it gives this share more tokens a second."""
     initial_replicas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)

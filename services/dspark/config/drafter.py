@@ -18,5 +18,7 @@ class DrafterSettings(Settings):
     """Sessions drafted in one forward."""
     max_pending_rounds: int = Field(default=64, ge=1)
     """Rounds that may wait over all verifiers; an older one of the same verifier is replaced."""
+    profile_at_start: bool = True
+    """Measure the cost of a batch before announcing readiness."""
     drain_s: float = Field(default=5.0, ge=0)
     """How long rounds are still answered after a stop."""

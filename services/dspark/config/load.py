@@ -39,7 +39,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         message = f"unknown key; {hint}"
-    elif where:
+    elif where and not isinstance(first["input"], dict):
         message = f"{message} (got {first['input']!r})"
     more = error.error_count() - 1
     rest = f" ({more} more)" if more else ""
@@ -82,6 +82,7 @@ def _keys_at(root: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     model = root
     for part in path:
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)

@@ -23,7 +23,7 @@ class PoolSettings(Settings):
     """Ray's CPUs that a replica reserves (a bookkeeping number, not a limit)."""
     num_gpus: float = Field(default=0.0, ge=0)
     """Ray's GPUs that a replica reserves."""
-    resources: dict[str, float] = {}
+    resources: dict[str, float] = Field(default_factory=dict)
     """Custom Ray resources that a replica reserves: which kind of node it goes to."""
     device: str | None = None
     """Torch device of this pool; absent: the model's."""

@@ -12,7 +12,7 @@ class RaySettings(Settings):
     """Cluster to join (``auto`` or ``host:port``); null starts one here and ends it with us."""
     num_cpus: int = Field(default=1, ge=1)
     """CPUs that our own cluster advertises (pools reserve shares of them)."""
-    resources: dict[str, float] = {}
+    resources: dict[str, float] = Field(default_factory=dict)
     """Custom resources that our own cluster advertises."""
     object_store_mb: int = Field(default=80, ge=80)
     """Ray's object store; no tensor of ours goes through it."""

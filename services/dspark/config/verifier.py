@@ -1,5 +1,7 @@
 """Settings of the verifier pool."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from dspark.config.base import Settings
@@ -37,8 +39,9 @@ class VerifierSettings(Settings):
     """Prompts up to this long are run by the verifier itself."""
     prefill_chunk_tokens: int = Field(default=64, ge=1)
     """Prompt tokens of one session in one step, where the verifier runs the prompt."""
-    cohorts: int = Field(default=1, ge=1, le=2)
-    """Groups of sessions that alternate: with 2 one is drafted while the other is verified."""
+    cohorts: Literal["auto", 1, 2] = "auto"
+    """Groups of sessions that alternate: with 2 one is drafted while the other is verified;
+    auto chooses by the profiled curves."""
     prefill_timeout_s: float = Field(default=60.0, gt=0)
     """Deadline of a remote prefill."""
     prefill_attempts: int = Field(default=2, ge=1)

@@ -3,30 +3,30 @@
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from dspark.config.controller import ControllerSettings
+from dspark.config.load import explain
 from dspark.controller.process import run
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status: 0 after a signal, 2 for a mistake of the caller."""
     parser = argparse.ArgumentParser(prog="dspark.controller", description=__doc__)
     parser.add_argument(
         "--config-json", default="{}", help="ControllerSettings as JSON, or a file that has them"
     )
-    text: str = parser.parse_args().config_json
+    text: str = parser.parse_args(arguments).config_json
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         if not text.lstrip().startswith("{"):
             text = Path(text).read_text()
         run(ControllerSettings.model_validate_json(text))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        print(f"controller settings: {where}: {first['msg']}", file=sys.stderr)
+        print(f"controller settings: {explain(error, ControllerSettings)}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(f"controller: {error}", file=sys.stderr)

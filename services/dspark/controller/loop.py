@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 from dspark.config.controller import ControllerSettings
 from dspark.controller.registry import Refused, Registry, ReportOutcome
+from dspark.controller.settling import Settling
+from dspark.controller.snapshot import snapshot
 from dspark.controller.statistics import Statistics
 from dspark.controller.store import Store, Wish
 from dspark.core.budget import Budget
-from dspark.core.fleet import Fleet, LoadReport, Pool, Replica, ReplicaState, Role
-from dspark.core.ids import Incarnation, PoolName, ReplicaName
+from dspark.core.fleet import Fleet, LoadReport, Replica, ReplicaState, Role
+from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName
 from dspark.core.plan import Observation, Plan, plan
 from dspark.core.policy import PlanSettings, Rules
 from dspark.rpc.watch import Latest
@@ -47,8 +49,10 @@ class Controller:
         self._plan = Plan()
         self._wake = asyncio.Event()
         self._changed = True
-        self.fleet: Latest[Fleet] = Latest(Fleet(term=self.term, version=0))
-        self._budgets: defaultdict[PoolName, Latest[tuple[Budget, ...]]] = defaultdict(Latest)
+        self._version = 0
+        self._settling = Settling(settings.settle_s if self.term > 1 else 0.0)
+        self.fleet: Latest[Fleet] = Latest()
+        self.epoch: Latest[Epoch] = Latest()
         for wish in self._wishes.values():
             self._registry.know_pool(wish.pool, wish.role)
         for name in settings.initial_replicas:
@@ -132,10 +136,6 @@ class Controller:
 
     # --- what everybody is told -------------------------------------------------------------
 
-    def budgets(self, pool: PoolName) -> Latest[tuple[Budget, ...]]:
-        """The newest budgets of a pool, one for each class of its replicas."""
-        return self._budgets[pool]
-
     def budget_of(self, pool: PoolName, replica: ReplicaName) -> Budget | None:
         """Return the newest budget of a replica's class; of any class for a mere spectator."""
         known = self._registry.find(replica)
@@ -175,8 +175,9 @@ class Controller:
             or self._plan.conditions != previous.conditions
             or self._plan.wanted != previous.wanted
         ):
-            self._changed = False
-            self._publish_fleet(now_s)
+            self._changed = self._settling.waits(members, self._plan.wanted, now_s)
+            if not self._changed:
+                self._publish_fleet(now_s)
         return self._plan
 
     async def run(self) -> None:
@@ -221,36 +222,34 @@ class Controller:
     def _publish_budgets(self, previous: Plan) -> None:
         for (pool, version), issued in self._plan.issued.items():
             before = previous.budget(pool, version)
-            if before is issued.budget:
-                continue
-            renewed = before is not None and before.buckets == issued.budget.buckets
-            metrics.BUDGET_PUBLISH.labels("renewed" if renewed else "changed").inc()
-            self._budgets[pool].set(self._plan.budgets(pool))
+            if before is not issued.budget:
+                renewed = before is not None and before.buckets == issued.budget.buckets
+                metrics.BUDGET_PUBLISH.labels("renewed" if renewed else "changed").inc()
+        if self._plan.epoch != previous.epoch:
+            self.epoch.set(self._plan.epoch)
 
     def _publish_fleet(self, now_s: float) -> None:
-        members = self._registry.members(now_s)
-        counts: defaultdict[PoolName, Counter[ReplicaState]] = defaultdict(Counter)
-        for member in members:
-            counts[member.replica.pool][member.replica.state] += 1
-        pools = []
-        for name, role in sorted(self._registry.roles.items()):
-            wanted, states = self._plan.wanted.get(name, 0), counts[name]
-            ready, draining = states[ReplicaState.READY], states[ReplicaState.DRAINING]
-            for state, count in (("desired", wanted), ("ready", ready), ("draining", draining)):
-                metrics.POOL_REPLICAS.labels(name, state).set(count)
-            pools.append(
-                Pool(
-                    name=name,
-                    role=role,
-                    wanted_replicas=wanted,
-                    ready_replicas=ready,
-                    budget=next(iter(self._plan.budgets(name)), None),
-                    conditions=self._plan.conditions.get(name, ()),
-                )
+        self._version += 1
+        fleet = snapshot(
+            self._plan,
+            self._registry.members(now_s),
+            self._registry.roles,
+            term=self.term,
+            version=self._version,
+        )
+        for pool in fleet.pools:
+            draining = sum(
+                member.replica.state is ReplicaState.DRAINING
+                for member in fleet.members
+                if member.replica.pool == pool.name
             )
-        assert self.fleet.value is not None
-        version = self.fleet.value.version + 1
-        self.fleet.set(Fleet(term=self.term, version=version, members=members, pools=tuple(pools)))
+            for state, count in (
+                ("desired", pool.wanted_replicas),
+                ("ready", pool.ready_replicas),
+                ("draining", draining),
+            ):
+                metrics.POOL_REPLICAS.labels(pool.name, state).set(count)
+        self.fleet.set(fleet)
 
 
 def _plan_settings(settings: ControllerSettings) -> PlanSettings:

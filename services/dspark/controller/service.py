@@ -90,7 +90,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         """Send the budget of the replica's class, then every newer one."""
         pool, replica = PoolName(request.pool), ReplicaName(request.replica)
         sent = None
-        async for _ in self._controller.budgets(pool).watch():
+        async for _ in self._controller.epoch.watch():
             budget = self._controller.budget_of(pool, replica)
             if budget is not None and budget is not sent and budget.newer_than(sent):
                 sent = budget

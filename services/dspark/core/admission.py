@@ -23,7 +23,7 @@ before x_{r,k} is looked at.  Three things would break the argument, and are kep
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,14 +165,14 @@ def _ranked(
     sessions = [draft.session for draft in ordered]
     # [position, session]: reading it row by row is reading by (position, session), so that a
     # stable sort by -survival alone gives the whole order.
-    rows = list(zip_longest(*(draft.survivals for draft in ordered), fillvalue=0.0))
-    if not rows:
-        return sessions, np.empty(0, dtype=np.intp), np.empty(0)
+    rows = zip_longest(*(draft.survivals for draft in ordered), fillvalue=0.0)
+    values = np.fromiter(chain.from_iterable(rows), dtype=np.float64)
     # A survival above its predecessor is a fault of the drafter; min depends on the past only.
-    survivals = np.minimum.accumulate(np.array(rows, dtype=np.float64), axis=0)
-    flat = np.where(survivals > 0.0, np.minimum(survivals, 1.0), 0.0).ravel()
-    order = np.argsort(-flat, kind="stable")[: int(np.count_nonzero(flat))]
-    return sessions, order % len(sessions), flat[order]
+    table = np.minimum.accumulate(values.reshape(-1, max(len(sessions), 1)), axis=0)
+    flat = table.ravel()
+    order = np.argsort(-flat, kind="stable")  # what is no number comes last
+    order = order[: int(np.count_nonzero(flat > 0.0))]
+    return sessions, order % len(sessions), np.minimum(flat[order], 1.0)
 
 
 def _lengths(sessions: Sequence[SessionId], columns: NDArray[np.intp]) -> dict[SessionId, int]:

@@ -51,8 +51,9 @@ def judge(
         ValueError: The lengths do not fit, or nothing may be committed.
     """
     if len(target_tokens) != len(drafts) + 1:
-        raise ValueError(f"{len(drafts)} drafts need {len(drafts) + 1} target tokens, "
-                         f"not {len(target_tokens)}")
+        raise ValueError(
+            f"{len(drafts)} drafts need {len(drafts) + 1} target tokens, not {len(target_tokens)}"
+        )
     if remaining < 1:
         raise ValueError(f"remaining is {remaining}: the session should have ended")
     accepted = 0

@@ -6,11 +6,13 @@ import time
 from dspark.config.drafter import DrafterSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
+from dspark.core.curve import Curve
 from dspark.core.fleet import LoadReport, ReplicaState, Role
 from dspark.drafter.engine import DrafterEngine, Totals
+from dspark.drafter.profile import profile
 from dspark.drafter.service import DraftService
 from dspark.model.pair import PairIdentity, load_drafter_side
-from dspark.model.serving import compatibility, set_threads
+from dspark.model.serving import compatibility, curve_version, set_threads
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.wire.v1 import draft_pb2_grpc
@@ -46,7 +48,7 @@ class DrafterReplica:
         Raises:
             ValueError: One line that says what is wrong and the way out.
         """
-        identity, engine = await asyncio.to_thread(self._load)
+        identity, engine, curve = await asyncio.to_thread(self._load)
         self._engine = engine
         engine.start()
         agreed = compatibility(self._model, identity)
@@ -61,7 +63,7 @@ class DrafterReplica:
             lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
         )
         self._reported_s = time.monotonic()
-        await self._host.announce(agreed, self._report, curve=None)
+        await self._host.announce(agreed, self._report, curve=curve)
 
     def check_health(self) -> None:
         """Raise RuntimeError when the engine died."""
@@ -82,7 +84,7 @@ class DrafterReplica:
         if self._engine is not None:
             await asyncio.to_thread(self._engine.stop)
 
-    def _load(self) -> tuple[PairIdentity, DrafterEngine]:
+    def _load(self) -> tuple[PairIdentity, DrafterEngine, Curve | None]:
         assert self._model.drafter is not None
         set_threads(self._model)
         identity, drafter = load_drafter_side(
@@ -91,13 +93,24 @@ class DrafterReplica:
             max_sessions=self._settings.max_sessions,
             max_context_tokens=self._settings.max_context_tokens,
         )
-        return identity, DrafterEngine(
+        curve = None
+        if self._settings.profile_at_start:
+            curve = profile(
+                drafter,
+                row_size=identity.hidden_size,
+                max_sessions=min(self._settings.max_batch_sessions, self._settings.max_sessions),
+                version=curve_version(self._model, identity.projection_id),
+                device=self._model.device,
+                clock=time.perf_counter,
+            )
+        engine = DrafterEngine(
             drafter,
             incarnation=self._host.incarnation,
             pool=self._settings.pool,
             max_batch_sessions=self._settings.max_batch_sessions,
             max_pending_rounds=self._settings.max_pending_rounds,
         )
+        return identity, engine, curve
 
     def _report(self) -> LoadReport:
         assert self._engine is not None

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, Rows, SessionRound
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
 from dspark.core.sampling import Sampling
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 _PAUSE_REQUESTS = 200
 """A drafter that had no room, or where seeding failed, is left alone for so many requests."""
+
+_LOST_S = 10.0
+"""An answer this late (or two deadlines, if longer) will not come: its session moves."""
 
 RowSource = Callable[[SessionId, int, int], Rows]
 """(session, start, stop) -> the kept context rows of these positions."""
@@ -55,6 +59,7 @@ class _Placement:
 @dataclass(slots=True)
 class _Drafter:
     incarnation: Incarnation
+    curve: Curve | None = None
     sessions: set[SessionId] = field(default_factory=set)
     released: list[SessionId] = field(default_factory=list)
     # Takes no new sessions before this request of ours (see _PAUSE_REQUESTS).
@@ -97,6 +102,12 @@ class DraftDesk:
         return len(self._drafters)
 
     @property
+    def drafter_curve(self) -> Curve | None:
+        """What a batch costs at a connected drafter that has measured it."""
+        curves = (drafter.curve for drafter in self._drafters.values())
+        return next((curve for curve in curves if curve is not None), None)
+
+    @property
     def round_trip_s(self) -> float:
         """Smoothed seconds of a round trip."""
         return self._deadline.round_trip_s
@@ -132,13 +143,16 @@ class DraftDesk:
             if placement.drafter is None or placement.seeding is not None:
                 continue
             if placement.question is not None:
-                continue  # an overdue answer is still to come: do not pile up
+                # An overdue answer is still to come: do not pile up.
+                self._give_up(ask.session, placement, now_s)
+                continue
             part = self._part(ask, placement)
             if part is not None:
                 parts.setdefault(placement.drafter, []).append(part)
                 sent_bytes[ask.session] = part.rows.nbytes
         for drafter, sessions in parts.items():
             self._send(drafter, sessions, now_s)
+        self.flush(now_s)
         return sent_bytes
 
     def flush(self, now_s: float) -> None:
@@ -181,7 +195,7 @@ class DraftDesk:
     def handle(self, event: DraftEvent, now_s: float) -> None:
         """Fold in what happened on a drafter's side."""
         if isinstance(event, Connected):
-            self._drafters[event.drafter] = _Drafter(event.incarnation)
+            self._drafters[event.drafter] = _Drafter(event.incarnation, curve=event.curve)
             for session, placement in self._sessions.items():
                 if placement.drafter is None:
                     self._place(session)
@@ -228,15 +242,9 @@ class DraftDesk:
 
     def _place(self, session: SessionId) -> None:
         """Choose the drafter with the fewest of our sessions, and seed it."""
-        candidates = [
-            (len(drafter.sessions), name)
-            for name, drafter in self._drafters.items()
-            if drafter.closed_until <= self._requests
-            and len(drafter.sessions) < self._max_sessions_per_drafter
-        ]
-        if not candidates:
+        name = self._roomiest()
+        if name is None:
             return
-        _, name = min(candidates)
         placement = self._sessions[session]
         placement.drafter = name
         drafter = self._drafters[name]
@@ -244,6 +252,37 @@ class DraftDesk:
         if session in drafter.released:
             drafter.released.remove(session)
         self._seed(session, placement)
+
+    def _roomiest(self) -> ReplicaName | None:
+        candidates = [
+            (len(drafter.sessions), name)
+            for name, drafter in self._drafters.items()
+            if drafter.closed_until <= self._requests
+            and len(drafter.sessions) < self._max_sessions_per_drafter
+        ]
+        return min(candidates)[1] if candidates else None
+
+    def _give_up(self, session: SessionId, placement: _Placement, now_s: float) -> None:
+        """Move a session whose answer is lost, or it would go plainly for ever."""
+        assert placement.question is not None
+        assert placement.drafter is not None
+        if now_s - placement.question.sent_s <= max(_LOST_S, 2 * self._deadline.seconds):
+            return
+        self.outcomes[Cause.LOST.value] += 1
+        self._leave_alone(placement.drafter)
+        self._unplace(session, placement)
+
+    def _leave_alone(self, name: ReplicaName) -> None:
+        drafter = self._drafters[name]
+        drafter.closed_until = max(drafter.closed_until, self._requests + _PAUSE_REQUESTS)
+
+    def _empty(self, name: ReplicaName) -> None:
+        """Move a drafter's sessions to others; those that find no room stay to the end."""
+        for session in sorted(self._drafters[name].sessions):
+            if self._roomiest() is None:
+                return
+            self._unplace(session, self._sessions[session])
+            self._place(session)
 
     def _seed(self, session: SessionId, placement: _Placement) -> None:
         assert placement.drafter is not None
@@ -312,8 +351,9 @@ class DraftDesk:
                 placement.block = block
             elif block.status is DraftStatus.NOT_SEEDED:
                 self._seed(block.session, placement)
-        if reply.draining and drafter is not None:
+        if reply.draining and drafter is not None and drafter.incarnation == reply.incarnation:
             drafter.closed_until = math.inf
+            self._empty(event.drafter)
 
     def _seeded(self, event: Seeded) -> None:
         placement = self._sessions.get(event.session)
@@ -322,7 +362,6 @@ class DraftDesk:
         placement.seeding = None
         if event.status is DraftStatus.OK and event.cached_rows == placement.sent_rows:
             return
-        drafter = self._drafters.get(event.drafter)
-        if drafter is not None:
-            drafter.closed_until = max(drafter.closed_until, self._requests + _PAUSE_REQUESTS)
+        if event.drafter in self._drafters:
+            self._leave_alone(event.drafter)
         self._unplace(event.session, placement)

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
+from dspark.core.curve import Curve
 from dspark.core.draft import DraftStatus, RoundReply
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected:
-    """A drafter of our projection answers rounds."""
+    """A drafter of our projection answers rounds; ``curve`` says what its batches cost."""
 
     drafter: ReplicaName
     incarnation: Incarnation
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

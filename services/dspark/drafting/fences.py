@@ -23,7 +23,7 @@ class Cause(Enum):
     FOREIGN = "foreign"  # another drafter incarnation
     NOT_SEEDED = "not_seeded"
     FULL = "full"
-    LOST = "lost"  # the drafter went away
+    LOST = "lost"  # the drafter went away, or never answered
     MALFORMED = "malformed"  # tokens or confidences that cannot be
 
 

@@ -18,7 +18,7 @@ from dspark.core.fleet import Compatibility, Fleet, Replica, ReplicaState, Role
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
 from dspark.core.sampling import Sampling
 from dspark.drafting.events import Connected, DraftEvent, Lost, Replied, Seeded
-from dspark.rpc.channel import open_channel
+from dspark.rpc.channel import open_channel, told_to_stop
 from dspark.rpc.watch import Latest
 from dspark.wire.draft import reply_from_wire, round_to_wire, status_from_wire
 from dspark.wire.fleet import compatibility_to_wire
@@ -137,6 +137,10 @@ class DrafterLinks:
                 log.info("drafter %s: %s %s", replica.name, error.code().name, error.details())
             except ValueError as error:
                 log.warning("drafter %s: bad message: %s", replica.name, error)
+            except asyncio.CancelledError:
+                if told_to_stop():
+                    raise
+                log.info("drafter %s: the stream was cancelled", replica.name)
             await asyncio.sleep(self._reconnect_s)
 
     async def _serve(self, replica: Replica) -> None:
@@ -161,14 +165,16 @@ class DrafterLinks:
                 )
             )
             try:
-                await self._exchange(replica.name, link)
+                await self._exchange(replica, link)
             finally:
                 if self._links.pop(replica.name, None) is not None:
                     self._post(Lost(drafter=replica.name, incarnation=link.incarnation))
                 for task in link.seedings:
                     task.cancel()
 
-    async def _exchange(self, name: ReplicaName, link: _Link) -> None:
+    async def _exchange(self, replica: Replica, link: _Link) -> None:
+        name = replica.name
+
         async def outgoing() -> AsyncIterator[draft_pb2.RoundRequest]:
             while True:
                 yield await link.outbox.get()
@@ -185,9 +191,13 @@ class DrafterLinks:
             async for message in call:
                 if name not in self._links:
                     # The answer to the hello: the stream is up, sessions may be seeded.
+                    if message.incarnation != link.incarnation:
+                        raise ValueError("another process answered than the one that was greeted")
                     self._links[name] = link
                     log.info("drafter %s connected", name)
-                    self._post(Connected(drafter=name, incarnation=link.incarnation))
+                    self._post(
+                        Connected(drafter=name, incarnation=link.incarnation, curve=replica.curve)
+                    )
                     continue
                 self._post(
                     Replied(

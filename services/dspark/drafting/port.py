@@ -26,4 +26,7 @@ class DraftPort(Protocol):
         sampling: Sampling,
         rows: Sequence[tuple[int, Rows]],
     ) -> None:
-        """Fill a session's cache with chunks of (start, rows); a ``Seeded`` event follows."""
+        """Fill a session's cache with chunks of (start, rows).
+
+        A ``Seeded`` event follows within a bounded time, or the drafter is ``Lost``.
+        """

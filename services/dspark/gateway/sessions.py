@@ -71,6 +71,8 @@ class Sessions:
         )
         request_id = routed.generation.request_id
         committed = list(routed.generation.committed)
+        # Counts of verifiers that were lost; the present one sends its own so far.
+        earlier: GenerationStats | None = None
         stats: GenerationStats | None = None
         while True:
             member = await self._find(failover, routed.affinity_key, deadline_s)
@@ -88,7 +90,7 @@ class Sessions:
                     async for batch in batches:
                         # Kept before it is passed on: the next verifier goes on after it.
                         committed.extend(batch.token_ids)
-                        stats = merge(stats, batch.stats)
+                        stats = merge(earlier, batch.stats)
                         yield TokenBatch(
                             token_ids=batch.token_ids, finish=batch.finish, stats=stats
                         )
@@ -96,6 +98,7 @@ class Sessions:
                             return
                 raise VerifierLost("ended", "the stream ended without a finish reason")
             except VerifierLost as error:
+                earlier = stats
                 finish = _finish(routed.generation, committed)
                 if finish is not None:
                     yield TokenBatch(token_ids=(), finish=finish, stats=stats)

@@ -160,10 +160,10 @@ def failure(error: aio.AioRpcError) -> VerifierLost | VerifierRefused:
     """Say whether the verifier is gone, or what it refused."""
     code, message = error.code(), error.details() or error.code().name.lower()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # One status for both (verify.proto); a request that can never fit says what does.
-        never = "fit here" in message
-        return VerifierRefused(Refusal.NEVER_FITS if never else Refusal.FULL, message)
-    if code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}:
+        return VerifierRefused(Refusal.FULL, message)
+    if code is grpc.StatusCode.OUT_OF_RANGE:
+        return VerifierRefused(Refusal.NEVER_FITS, message)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
         return VerifierRefused(Refusal.BAD_REQUEST, message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return VerifierRefused(Refusal.TIMED_OUT, message)

@@ -22,11 +22,11 @@ from dspark.drafting.desk import DraftDesk
 from dspark.local.memory_port import MemoryPort
 from dspark.model.pair import load_pair
 from dspark.model.ragged_target import RaggedTarget
-from dspark.model.serving import set_threads
+from dspark.model.serving import curve_version, set_threads
 from dspark.verifier.budget_cell import BudgetCell, FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
-from dspark.verifier.profile import curve_version, profile
+from dspark.verifier.profile import profile
 
 _DRAFTER = ReplicaName("local-drafter")
 
@@ -74,7 +74,7 @@ class _QueueSink:
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[tuple[int, ...] | Ended | str] = queue.SimpleQueue()
 
-    def commit(self, tokens: tuple[int, ...]) -> None:
+    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
         self.events.put(tokens)
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
@@ -141,11 +141,7 @@ class LocalSystem:
                 page_tokens=model.page_tokens,
                 max_sessions=1,
                 max_batch_tokens=settings.max_batch_tokens,
-                version=curve_version(
-                    target_digest=pair.identity.target_digest,
-                    device=model.device,
-                    threads=model.threads,
-                ),
+                version=curve_version(model, pair.identity.target_digest),
                 device=model.device,
                 clock=time.perf_counter,
             )

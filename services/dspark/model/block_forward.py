@@ -16,6 +16,7 @@ import torch.nn.functional as functional
 
 from dspark.model.context_cache import ContextCache
 from dspark.model.drafter import DSparkDrafter
+from dspark.model.fast_norm import rms_norm
 from dspark.model.packed_linear import PackedLinear
 from dspark_kernels.drafter_attention import block_attention
 
@@ -101,7 +102,7 @@ class BlockForward:
         x = None if anchors is None else self._inputs(anchors)
         for index, layer in enumerate(self._layers):
             if x is not None:
-                rows[num_context:] = _normed(x, layer.input_norm, config.rms_norm_eps)
+                rows[num_context:] = rms_norm(x, layer.input_norm, config.rms_norm_eps)
             q = self._write(layer, index, rows, cos, sin, num_context, starts, counts, caches)
             if x is not None:
                 attended = block_attention(
@@ -114,7 +115,7 @@ class BlockForward:
             session.run += count
         if x is None:
             return None
-        return _normed(x, self._norm, config.rms_norm_eps).view(len(sessions), gamma, -1)
+        return rms_norm(x, self._norm, config.rms_norm_eps).view(len(sessions), gamma, -1)
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         """Base logits [R, G, V] of h [R, G, D]; -inf outside a reduced draft vocabulary."""
@@ -158,7 +159,7 @@ class BlockForward:
         qkv = layer.qkv(rows)
         split = (heads + kv_heads) * width
         qk = qkv[:, :split].view(-1, heads + kv_heads, width)
-        qk = _normed(qk, layer.qk_norm, config.rms_norm_eps)
+        qk = rms_norm(qk, layer.qk_norm, config.rms_norm_eps)
         half = width // 2
         swapped = torch.cat([qk[..., half:], qk[..., :half]], dim=-1)
         qk = qk.mul_(cos).add_(swapped.mul_(sin))
@@ -181,7 +182,7 @@ class BlockForward:
     def _finish(self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Attention output and MLP added to the residual x [R * G, D]."""
         x = layer.out(attended.reshape(x.shape[0], -1)).add_(x)
-        gate_up = layer.gate_up(_normed(x, layer.mlp_norm, self._config.rms_norm_eps))
+        gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, self._config.rms_norm_eps))
         gate, up = gate_up.chunk(2, dim=-1)
         output: torch.Tensor = layer.down(functional.silu(gate).mul_(up)).add_(x)
         return output
@@ -189,13 +190,3 @@ class BlockForward:
 
 _TABLE_POSITIONS = 4096
 """Rotations of positions below this are looked up."""
-
-
-def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMSNorm over the last dimension, by a norm and two products."""
-    size = x.shape[-1]
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    # rsqrt(length**2 / size + eps)
-    inverse = length.square_().mul_(1.0 / size).add_(eps).rsqrt_()
-    normed: torch.Tensor = (x * inverse).mul_(weight)
-    return normed

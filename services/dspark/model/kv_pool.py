@@ -52,6 +52,7 @@ class KvPool:
             )
         self.num_pages = num_pages
         self.page_tokens = page_tokens
+        self._device = device
         self.geometry = dict(geometry)
         rows_type = ROWS_DTYPES[rows_dtype]
         elements = sum(layer.token_elements for layer in geometry.values())

@@ -3,11 +3,12 @@
 A matrix product sums in an order that follows its shape, so a plain ``nn.Linear`` gives other
 last bits for one row than for eight.  On a CPU in float32 the weights are therefore packed
 once for oneDNN, whose rows are independent from some number of rows on; fewer rows are padded
-to that number.  The number is found by trying, once for each shape, when a model loads.  The
-choice depends on the shape and the machine only, never on timing: two replicas on like
-machines compute alike.
+to that number.  The number is found by trying, once for each shape, when a model loads; where
+there is none, rows go through in pieces of one fixed size.  The choice depends on the shape
+and the machine only, never on timing: two replicas on like machines compute alike.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -45,53 +46,60 @@ class PackedLinear(nn.Module):
         num_rows = rows.shape[0]
         if num_rows == 0:
             return x.new_empty(*shape[:-1], self.out_features)
+        plan = self._plan
+        if plan.piecewise and num_rows > plan.min_rows:
+            size = plan.min_rows
+            pieces = [self._product(rows[at : at + size]) for at in range(0, num_rows, size)]
+            return torch.cat(pieces).view(*shape[:-1], self.out_features)
+        return self._product(rows).view(*shape[:-1], self.out_features)
+
+    def _product(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows [n, in_features], padded to at least ``min_rows``."""
+        num_rows = rows.shape[0]
         missing = self._plan.min_rows - num_rows
         if missing > 0:
             rows = functional.pad(rows, (0, 0, 0, missing))
         result = _apply(rows, self._weight, self._bias, packed=self._plan.packed)
-        if missing > 0:
-            result = result[:num_rows]
-        return result.view(*shape[:-1], self.out_features)
+        return result[:num_rows] if missing > 0 else result
 
 
-class _Plan:
-    """How products of one shape are computed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How products of one shape are computed.
 
-    __slots__ = ("min_rows", "packed")
+    Attributes:
+        packed: With weights laid out by oneDNN.
+        min_rows: Fewer rows are padded to this number.
+        piecewise: More rows go through in pieces of ``min_rows``.
+    """
 
-    def __init__(self, *, packed: bool, min_rows: int) -> None:
-        self.packed = packed
-        self.min_rows = min_rows
+    packed: bool
+    min_rows: int
+    piecewise: bool = False
 
 
 @lru_cache(maxsize=256)
-def plan_for(out_features: int, in_features: int, num_threads: int) -> _Plan:
+def plan_for(out_features: int, in_features: int, num_threads: int) -> Plan:
     """Find packed or plain, and the row count from which rows are independent.
 
     Args:
         out_features: Columns of the result.
         in_features: Length of the sums.
         num_threads: Torch's threads, which may change how a product is split.
-
-    Raises:
-        ValueError: Neither form has independent rows on this machine.
     """
     generator = torch.Generator().manual_seed(out_features * 31 + in_features)
     weight = torch.randn(out_features, in_features, generator=generator)
     most = 256 if weight.numel() <= LARGE_WEIGHT else 64
     x = torch.randn(most, in_features, generator=generator)
+    can_pack = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     with torch.inference_mode():
-        for packed in (True, False):
-            if packed and not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-                continue
+        for packed in (True, False) if can_pack else (False,):
             ready = _pack(weight) if packed else weight
             least = _independent_from(x, ready, packed=packed)
             if least is not None:
-                return _Plan(packed=packed, min_rows=least)
-    raise ValueError(
-        f"no product of shape {in_features} -> {out_features} has rows independent of their "
-        f"number on this machine with {num_threads} threads: run with threads=1"
-    )
+                return Plan(packed=packed, min_rows=least)
+    # One shape always: twice the time of a decoding step's products, but the same bits.
+    return Plan(packed=can_pack, min_rows=PACK_ROWS, piecewise=True)
 
 
 def _independent_from(x: torch.Tensor, weight: torch.Tensor, *, packed: bool) -> int | None:
@@ -104,7 +112,7 @@ def _independent_from(x: torch.Tensor, weight: torch.Tensor, *, packed: bool) ->
         if not torch.equal(_apply(rows, weight, None, packed=packed), whole[first : first + count]):
             break
         least = count
-    return least if least <= 16 else None
+    return least if least <= PACK_ROWS else None
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer
 
 from dspark.model.checkpoint import projection_id
 from dspark.model.digests import target_digest
@@ -21,6 +22,9 @@ from dspark.model.self_check import check_pair
 from dspark.model.target import TargetRunner
 from dspark.model.target_folder import local_folder, read_sizes
 from dspark.model.tokenizer import tokenizer_digest
+
+CHECK_TEXT = "import os\nimport sys\n\n\ndef main():\n    "
+"""The self-check's prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +189,22 @@ def load_pair(
     if drafter_path is not None:
         _, drafter = load_drafter_side(target_path, drafter_path)
         if min_accepted_length is not None:
-            check_pair(target, drafter, min_accepted_length=min_accepted_length)
+            check_pair(
+                target,
+                drafter,
+                min_accepted_length=min_accepted_length,
+                prompt=_check_prompt(local_folder(target_path, what="target")),
+            )
     return Pair(identity=identity, target=target, drafter=drafter)
+
+
+def _check_prompt(target_folder: Path) -> list[int] | None:
+    """Tokens of a text that any model knows how to go on; None without a tokenizer file."""
+    file = target_folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    ids: list[int] = Tokenizer.from_file(str(file)).encode(CHECK_TEXT).ids
+    return ids
 
 
 def _drafter_folder(path: str | Path) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dspark.model.fast_norm import rms_norm
 from dspark.model.packed_linear import PackedLinear
 
 
@@ -52,5 +53,4 @@ class Projector(nn.Module):
     def forward(self, taps: list[torch.Tensor]) -> torch.Tensor:
         """m tensors [T, D] -> [T, D] float32."""
         x: torch.Tensor = self._fc(torch.cat(taps, dim=-1).float())
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self._eps)
-        return self._weight * x
+        return rms_norm(x, self._weight, self._eps)

@@ -1,5 +1,8 @@
 """What every replica does with a loaded model: threads, and the handshake's other side."""
 
+import hashlib
+import platform
+
 import torch
 
 from dspark.config.model import ModelSettings
@@ -33,3 +36,10 @@ def compatibility(model: ModelSettings, identity: PairIdentity) -> Compatibility
         page_tokens=model.page_tokens,
         rows_dtype=model.rows_dtype,
     )
+
+
+def curve_version(model: ModelSettings, digest: str) -> str:
+    """Digest of what a profiled curve is bound to: weights, device, processor, threads."""
+    processor = platform.processor() or platform.machine()
+    parts = (digest, model.device, processor, str(model.threads), torch.__version__)
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from torch import nn
 
 from dspark.model import self_check
 from dspark.model.batch import RaggedBatch, StepOutput
+from dspark.model.fast_norm import replace_norms
 from dspark.model.kv_pool import KvPool
 from dspark.model.packed_linear import pack_linears
 from dspark.model.paged_attention import LayerGeometry, PagedStep, Probe, running
@@ -55,7 +56,7 @@ class TargetRunner:
         max_batch_tokens: int = 512,
     ) -> None:
         """Take over a plain model, which is changed in place; `load` describes the arguments."""
-        self.info: TargetInfo = describe(model.config)
+        self.info: TargetInfo = describe(model.config, getattr(model, "generation_config", None))
         self.max_batch_tokens = max_batch_tokens
         self._model = model
         parameter = next(model.parameters())
@@ -81,6 +82,7 @@ class TargetRunner:
         if self._device.type == "cpu" and self.dtype == torch.float32:
             with torch.inference_mode():
                 pack_linears(model)
+                replace_norms(model)
         self.pool = KvPool(
             geometry,
             num_pages=num_pages,
@@ -182,7 +184,7 @@ class TargetRunner:
             [len(part.token_ids) for part in parts],
             page_tokens=self.pool.page_tokens,
         )
-        slots = segments.new_slots()
+        slots = segments.new_slots().to(self._device)
         step = PagedStep(segments, slots, self.pool.keys, self.pool.values)
         token_ids = torch.tensor([token for part in parts for token in part.token_ids])
         with running(step):
@@ -196,7 +198,7 @@ class TargetRunner:
         if self._projector is not None:
             assert self.pool.rows is not None
             rows = self._projector(self.last_taps)
-            self.pool.rows.index_copy_(0, slots.to(self._device), rows.to(self.pool.rows.dtype))
+            self.pool.rows.index_copy_(0, slots, rows.to(self.pool.rows.dtype))
         return StepOutput(logits=output.logits[0].float())
 
     def rows(self, block_table: Sequence[int], start: int, stop: int) -> NDArray[np.generic]:

@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from dspark.model import paged_attention
@@ -77,20 +82,25 @@ def _is_hub_id(text: str) -> bool:
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and ":" not in text
 
 
-def describe(config: PreTrainedConfig) -> TargetInfo:
-    """Read a Hugging Face configuration, nested text configurations included."""
+def describe(config: PreTrainedConfig, generation: GenerationConfig | None = None) -> TargetInfo:
+    """Read a Hugging Face configuration, nested text configurations included.
+
+    Args:
+        config: Of the model.
+        generation: Its generation settings, whose end tokens count too.
+    """
     text = config.get_text_config()
-    eos = getattr(config, "eos_token_id", None)
-    if eos is None:
-        eos = getattr(text, "eos_token_id", None)
-    ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    ends: set[int] = set()
+    for source in (generation, config, text):
+        value = getattr(source, "eos_token_id", None)
+        ends.update([] if value is None else [value] if isinstance(value, int) else value)
     names = getattr(config, "architectures", None) or [type(config).__name__]
     return TargetInfo(
         architecture=names[0],
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
         num_layers=text.num_hidden_layers,
-        eos_token_ids=ids,
+        eos_token_ids=tuple(sorted(ends)),
         max_context_tokens=getattr(text, "max_position_embeddings", 2048),
     )
 

@@ -1,12 +1,13 @@
 """One question to the controller, from code that has no event loop: a command, a supervisor."""
 
-import asyncio
-
 import grpc
 
 from dspark.core.fleet import Fleet
-from dspark.core.ids import PoolName
-from dspark.rpc.control_client import ControllerLink
+from dspark.rpc.channel import channel_options
+from dspark.wire.fleet import fleet_from_wire
+from dspark.wire.v1 import control_pb2, control_pb2_grpc
+
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 def fleet_snapshot(controller: str, *, timeout_s: float) -> Fleet:
@@ -15,21 +16,17 @@ def fleet_snapshot(controller: str, *, timeout_s: float) -> Fleet:
     Raises:
         ConnectionError: The controller did not answer in time.
     """
-
-    async def ask() -> Fleet:
-        link = ControllerLink(controller, watcher="cli", call_timeout_s=timeout_s)
-        link.start_watching_fleet()
+    with _channel(controller) as channel:
+        stub = control_pb2_grpc.ControlServiceStub(channel)
+        call = stub.WatchFleet(control_pb2.WatchFleetRequest(watcher="cli"), timeout=timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                async for fleet in link.fleet.watch():
-                    return fleet
-        except TimeoutError:
+            for message in call:
+                return fleet_from_wire(message)
+        except grpc.RpcError:
             pass
         finally:
-            await link.close()
-        raise ConnectionError(f"the controller at {controller} does not answer")
-
-    return asyncio.run(ask())
+            call.cancel()
+    raise ConnectionError(f"the controller at {controller} does not answer")
 
 
 def ask_for_replicas(
@@ -41,16 +38,18 @@ def ask_for_replicas(
         ConnectionError: The controller did not answer in time.
         ValueError: It refused, for instance because it knows no such pool.
     """
-
-    async def ask() -> int:
-        link = ControllerLink(controller, watcher="cli", call_timeout_s=timeout_s)
+    request = control_pb2.SetWantedReplicasRequest(
+        pool=pool, replicas=replicas, author=author, reason=reason
+    )
+    with _channel(controller) as channel:
+        stub = control_pb2_grpc.ControlServiceStub(channel)
         try:
-            return await link.set_wanted(PoolName(pool), replicas, author=author, reason=reason)
-        except grpc.aio.AioRpcError as error:
+            return stub.SetWantedReplicas(request, timeout=timeout_s).previous_replicas
+        except grpc.RpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
                 raise ConnectionError(f"the controller at {controller} does not answer") from None
             raise ValueError(f"the controller refuses: {error.details()}") from None
-        finally:
-            await link.close()
 
-    return asyncio.run(ask())
+
+def _channel(controller: str) -> grpc.Channel:
+    return grpc.insecure_channel(controller, options=channel_options(_MAX_MESSAGE_BYTES))

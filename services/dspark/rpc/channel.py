@@ -1,5 +1,7 @@
 """Client channels with the house's options."""
 
+import asyncio
+
 import grpc
 from grpc import aio
 
@@ -25,6 +27,15 @@ def open_channel(address: str, *, max_message_bytes: int = 64 * 1024 * 1024) -> 
     """Open a channel to ``host:port``; it connects when first used."""
     # Plaintext: TLS is a property of the deployment's network for now.
     return aio.insecure_channel(address, options=channel_options(max_message_bytes))
+
+
+def told_to_stop() -> bool:
+    """Whether this very task was cancelled, and not only a call or a channel that it awaits.
+
+    grpc.aio raises CancelledError for both, also where a request iterator of ours failed.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def is_lost(error: grpc.RpcError) -> bool:

@@ -14,7 +14,7 @@ import grpc
 from dspark.core.budget import Budget
 from dspark.core.fleet import Fleet, LoadReport, Replica
 from dspark.core.ids import PoolName, ReplicaName
-from dspark.rpc.channel import open_channel
+from dspark.rpc.channel import open_channel, told_to_stop
 from dspark.rpc.watch import Latest
 from dspark.wire.budget import budget_from_wire
 from dspark.wire.fleet import fleet_from_wire, load_report_to_wire, replica_to_wire
@@ -119,6 +119,11 @@ class ControllerLink:
                 log.info("controller %s: %s %s", what, error.code().name, error.details())
             except ValueError as error:
                 log.warning("controller %s: bad message: %s", what, error)
+            except asyncio.CancelledError:
+                # A report or a registration inside the stream failed: grpc cancels the call.
+                if told_to_stop():
+                    raise
+                log.info("controller %s: the stream was cancelled", what)
             if loop.time() - began_s > 5.0:
                 pause_s = _BACKOFF_FIRST_S
             await asyncio.sleep(pause_s)

@@ -31,6 +31,7 @@ from dspark.verifier.events import (
     Submitted,
 )
 from dspark.verifier.intake import Intake
+from dspark.verifier.pace import Pace
 from dspark.verifier.rounds import BudgetSource, Rounds
 from dspark.verifier.session import VerifierSession
 from dspark.verifier.target_port import Target
@@ -73,6 +74,7 @@ class VerifierEngine:
         self._inbox: queue.SimpleQueue[EngineEvent] = inbox or queue.SimpleQueue()
         self._ids = itertools.count(1)
         self._cohort = 0
+        self._pace = Pace(settings.cohorts, curve=curve, block_size=block_size)
         self._lock = threading.Lock()
         self._num_open = 0
         self._running = False
@@ -87,7 +89,6 @@ class VerifierEngine:
             block_size=block_size,
             max_sessions=settings.max_sessions,
             local_prefill_tokens=settings.local_prefill_tokens,
-            num_cohorts=settings.cohorts,
             model_name=model_name,
             hash_root=hash_root,
             begun=lambda session, token: self._rounds.begin(session, token),
@@ -166,7 +167,7 @@ class VerifierEngine:
                 self.intake.admit_waiting(self._clock())
                 self._take_events(block=not any(map(_steps, self._sessions())))
                 self.intake.admit_waiting(self._clock())
-                self._cohort = (self._cohort + 1) % self._settings.cohorts
+                self._turn()
                 self._await_drafts()
                 self._step()
         except BaseException as error:
@@ -204,6 +205,21 @@ class VerifierEngine:
         else:
             assert isinstance(event, PrefillFailed)
             self.intake.prefill_failed(event)
+
+    def _turn(self) -> None:
+        """Choose how many cohorts alternate, and whose turn it is."""
+        decoding = [s for s in self._sessions() if s.phase is Phase.DECODING]
+        if self._pace.due() and self.desk is not None:
+            self._pace.reconsider(
+                sessions=len(decoding),
+                context_tokens=sum(len(s.tokens) for s in decoding) / max(1, len(decoding)),
+                drafter_curve=self.desk.drafter_curve,
+                round_trip_s=self.desk.round_trip_s,
+            )
+        # By order of admission, so that both halves stay equal as sessions come and go.
+        for index, session in enumerate(decoding):
+            session.cohort = index % self._pace.cohorts
+        self._cohort = (self._cohort + 1) % self._pace.cohorts
 
     def _await_drafts(self) -> None:
         """Wait for the cohort's drafts, handling whatever else arrives, until their deadline."""

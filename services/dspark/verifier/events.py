@@ -18,8 +18,8 @@ from dspark.verifier.target_port import Kv
 class Sink(Protocol):
     """Where a session's tokens go; called from the engine's thread, never blocks."""
 
-    def commit(self, tokens: tuple[int, ...]) -> None:
-        """Newly committed tokens."""
+    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+        """Newly committed tokens, and the counts so far (the engine goes on changing them)."""
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
         """The generation is complete."""

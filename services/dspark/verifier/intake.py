@@ -40,7 +40,6 @@ class Intake:
         block_size: int,
         max_sessions: int,
         local_prefill_tokens: int,
-        num_cohorts: int,
         model_name: str,
         hash_root: bytes,
         begun: Callable[[VerifierSession, int], None],
@@ -52,7 +51,6 @@ class Intake:
         self._block_size = block_size
         self._max_sessions = max_sessions
         self._local_prefill_tokens = local_prefill_tokens
-        self._num_cohorts = num_cohorts
         self._model_name = model_name
         self._hash_root = hash_root
         self._begun = begun
@@ -160,7 +158,6 @@ class Intake:
     def _place(self, session: VerifierSession, table: PageTable, hashes: tuple[bytes, ...]) -> None:
         session.table = table
         session.computed = session.stats.cached_prompt_tokens = table.cached_tokens
-        session.cohort = self._lightest_cohort()
         session.enter(Phase.PREFILLING)
         metrics.VLLM_PREFIX_QUERIES.labels(self._model_name).inc(len(session.tokens))
         metrics.VLLM_PREFIX_HITS.labels(self._model_name).inc(table.cached_tokens)
@@ -182,10 +179,3 @@ class Intake:
             tuple(session.tokens),
             held,
         )
-
-    def _lightest_cohort(self) -> int:
-        counts = [0] * self._num_cohorts
-        for session in self.sessions.values():
-            if session.phase in {Phase.PREFILLING, Phase.DECODING}:
-                counts[session.cohort] += 1
-        return counts.index(min(counts))

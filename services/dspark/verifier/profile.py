@@ -1,7 +1,5 @@
 """Profiles a verifier: what a step costs, over sessions, batch tokens and context."""
 
-import hashlib
-import platform
 from collections.abc import Callable, Sequence
 
 from dspark.core.curve import Curve, CurvePoint, make_curve
@@ -11,14 +9,6 @@ from dspark.verifier.target_port import Segment, Target
 SESSIONS = (1, 2, 4, 8, 16, 32)
 TOKENS_PER_SESSION = (1, 2, 4, 8)
 CONTEXT_TOKENS = (64, 512)
-
-
-def curve_version(*, target_digest: str, device: str, threads: int) -> str:
-    """Digest of what a curve is bound to: model, device, processor, threads."""
-    text = "|".join(
-        (target_digest, device, platform.processor() or platform.machine(), str(threads))
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def profile(

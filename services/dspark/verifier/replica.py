@@ -18,14 +18,14 @@ from dspark.drafting.desk import DraftDesk
 from dspark.drafting.links import DrafterLinks
 from dspark.model.pair import PairIdentity, load_target
 from dspark.model.ragged_target import RaggedTarget
-from dspark.model.serving import compatibility, set_threads
+from dspark.model.serving import compatibility, curve_version, set_threads
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.verifier.budget_cell import BudgetCell
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
 from dspark.verifier.prefill_link import PrefillLink
-from dspark.verifier.profile import curve_version, profile
+from dspark.verifier.profile import profile
 from dspark.verifier.service import VerifyService
 from dspark.wire.v1 import verify_pb2_grpc
 
@@ -171,11 +171,7 @@ class VerifierReplica:
             page_tokens=self._model.page_tokens,
             max_sessions=self._settings.max_sessions,
             max_batch_tokens=self._settings.max_batch_tokens,
-            version=curve_version(
-                target_digest=identity.target_digest,
-                device=self._model.device,
-                threads=self._model.threads,
-            ),
+            version=curve_version(self._model, identity.target_digest),
             device=self._model.device,
             clock=time.perf_counter,
             repeats=self._settings.profile_repeats,

@@ -171,11 +171,11 @@ class Rounds:
         self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
     ) -> None:
         session.tokens.extend(tokens)
-        session.sink.commit(tokens)
+        if self._desk is not None:
+            session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
+        session.sink.commit(tokens, session.stats)
         metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
         if finish is not None:
-            if self._desk is not None:
-                session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
             session.sink.finish(finish, session.stats)
             self._ended(session, Phase.FINISHED)
 

@@ -35,8 +35,8 @@ class _StreamSink:
         self._loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[verify_pb2.GenerateResponse | _Failed] = asyncio.Queue()
 
-    def commit(self, tokens: tuple[int, ...]) -> None:
-        self._put(verify_pb2.GenerateResponse(token_ids=tokens))
+    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+        self._put(verify_pb2.GenerateResponse(token_ids=tokens, stats=_stats(stats)))
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
         self._put(verify_pb2.GenerateResponse(finish_reason=_FINISH[reason], stats=_stats(stats)))
@@ -70,7 +70,9 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
         sink = _StreamSink()
         try:
             session = self._engine.submit(_generation(request), sink)
-        except (NeverFits, Overloaded) as error:
+        except NeverFits as error:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
+        except Overloaded as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

@@ -150,9 +150,7 @@ class Supervisor:
         self._children[name].start()
         self._save()
 
-    def _await(
-        self, step: str, done: Callable[[], bool], show: Callable[[Progress], None]
-    ) -> None:
+    def _await(self, step: str, done: Callable[[], bool], show: Callable[[Progress], None]) -> None:
         while not done():
             seconds = time.monotonic() - self._began_s
             show(Progress(step=step, pools=self._counts(), seconds=seconds))

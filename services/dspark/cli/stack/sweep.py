@@ -14,10 +14,7 @@ def marked_processes(mark: str) -> list[psutil.Process]:
         if process.pid == os.getpid():
             continue
         try:
-            if (
-                process.environ().get(MARK) == mark
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue  # gone, or not ours to read

@@ -325,6 +325,7 @@ class LoadReport(_message.Message):
     batch_tokens: _builtins.int
     committed_tokens: _builtins.int
     drafted_steps: _builtins.int
+    """Session rounds that had a draft (several in one step)."""
     accepted_draft_tokens: _builtins.int
     verified_draft_tokens: _builtins.int
     step_seconds: _builtins.float

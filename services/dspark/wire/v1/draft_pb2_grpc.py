@@ -64,8 +64,9 @@ class DraftServiceServicer:
 
     def Rounds(self, request_iterator, context):
         """One long-lived stream per verifier-drafter pair: one small message a step
-        for all sessions.  The first message is a hello.  When the stream ends, the
-        drafter frees every session of that verifier incarnation.
+        for all sessions.  The first message is a hello, answered by an empty
+        response of round 0: from then on sessions may be seeded.  When the stream
+        ends, the drafter frees every session of that verifier incarnation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,8 +45,9 @@ class DraftServiceStub:
     """Refuses a mismatched pair with FAILED_PRECONDITION and the field's name."""
     Rounds: _grpc.StreamStreamMultiCallable[_draft_pb2.RoundRequest, _draft_pb2.RoundResponse]
     """One long-lived stream per verifier-drafter pair: one small message a step
-    for all sessions.  The first message is a hello.  When the stream ends, the
-    drafter frees every session of that verifier incarnation.
+    for all sessions.  The first message is a hello, answered by an empty
+    response of round 0: from then on sessions may be seeded.  When the stream
+    ends, the drafter frees every session of that verifier incarnation.
     """
     Seed: _grpc.StreamUnaryMultiCallable[_draft_pb2.SeedRequest, _draft_pb2.SeedResponse]
     """Fills a session's cache, in chunks of at most 256 KiB, on a stream of its
@@ -61,8 +62,9 @@ class DraftServiceAsyncStub(DraftServiceStub):
     """Refuses a mismatched pair with FAILED_PRECONDITION and the field's name."""
     Rounds: _aio.StreamStreamMultiCallable[_draft_pb2.RoundRequest, _draft_pb2.RoundResponse]  # type: ignore[assignment]
     """One long-lived stream per verifier-drafter pair: one small message a step
-    for all sessions.  The first message is a hello.  When the stream ends, the
-    drafter frees every session of that verifier incarnation.
+    for all sessions.  The first message is a hello, answered by an empty
+    response of round 0: from then on sessions may be seeded.  When the stream
+    ends, the drafter frees every session of that verifier incarnation.
     """
     Seed: _aio.StreamUnaryMultiCallable[_draft_pb2.SeedRequest, _draft_pb2.SeedResponse]  # type: ignore[assignment]
     """Fills a session's cache, in chunks of at most 256 KiB, on a stream of its
@@ -86,8 +88,9 @@ class DraftServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_draft_pb2.RoundResponse], _abc.AsyncIterator[_draft_pb2.RoundResponse]]:
         """One long-lived stream per verifier-drafter pair: one small message a step
-        for all sessions.  The first message is a hello.  When the stream ends, the
-        drafter frees every session of that verifier incarnation.
+        for all sessions.  The first message is a hello, answered by an empty
+        response of round 0: from then on sessions may be seeded.  When the stream
+        ends, the drafter frees every session of that verifier incarnation.
         """
 
     @_abc_1.abstractmethod

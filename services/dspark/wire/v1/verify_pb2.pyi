@@ -127,7 +127,7 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def stats(self) -> Global___GenerationStats:
-        """Set on the last message."""
+        """Counts so far: a stream that is cut short still says what it took."""
 
     def __init__(
         self,

@@ -59,8 +59,8 @@ class VerifyServiceServicer:
     def Generate(self, request, context):
         """One generation.  Tokens are committed before they are sent: what a client
         has seen is never taken back.  Cancelling frees everything everywhere.
-        RESOURCE_EXHAUSTED: the waiting queue is full, or the request can never
-        fit (then the message says both numbers).
+        RESOURCE_EXHAUSTED: the waiting queue is full.  OUT_OF_RANGE: the request
+        can never fit here; the message says both numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,8 @@ class VerifyServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_verify_pb2.GenerateRequest, _verify_pb2.GenerateResponse]
     """One generation.  Tokens are committed before they are sent: what a client
     has seen is never taken back.  Cancelling frees everything everywhere.
-    RESOURCE_EXHAUSTED: the waiting queue is full, or the request can never
-    fit (then the message says both numbers).
+    RESOURCE_EXHAUSTED: the waiting queue is full.  OUT_OF_RANGE: the request
+    can never fit here; the message says both numbers.
     """
 
 @_typing.type_check_only
@@ -47,8 +47,8 @@ class VerifyServiceAsyncStub(VerifyServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_verify_pb2.GenerateRequest, _verify_pb2.GenerateResponse]  # type: ignore[assignment]
     """One generation.  Tokens are committed before they are sent: what a client
     has seen is never taken back.  Cancelling frees everything everywhere.
-    RESOURCE_EXHAUSTED: the waiting queue is full, or the request can never
-    fit (then the message says both numbers).
+    RESOURCE_EXHAUSTED: the waiting queue is full.  OUT_OF_RANGE: the request
+    can never fit here; the message says both numbers.
     """
 
 class VerifyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,8 +67,8 @@ class VerifyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_verify_pb2.GenerateResponse], _abc.AsyncIterator[_verify_pb2.GenerateResponse]]:
         """One generation.  Tokens are committed before they are sent: what a client
         has seen is never taken back.  Cancelling frees everything everywhere.
-        RESOURCE_EXHAUSTED: the waiting queue is full, or the request can never
-        fit (then the message says both numbers).
+        RESOURCE_EXHAUSTED: the waiting queue is full.  OUT_OF_RANGE: the request
+        can never fit here; the message says both numbers.
         """
 
 def add_VerifyServiceServicer_to_server(servicer: VerifyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""Whole-system stories: real processes on this machine."""

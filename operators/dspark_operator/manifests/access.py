@@ -1,0 +1,120 @@
+"""ServiceAccounts, NetworkPolicies and disruption budgets: who may be what, reach whom, and stop.
+
+No Role is made here: gateway, controller and engines never call the Kubernetes API, and KubeRay
+itself binds the head's account to what Ray's autoscaler needs.
+"""
+
+from dspark_operator import names
+from dspark_operator.document import Json, Object
+from dspark_operator.manifests.objects import Cluster, Release, make
+from dspark_operator.spec.parse import Service
+
+_COMPONENTS = (names.GATEWAY, names.CONTROLLER, names.HEAD, names.ENGINE)
+_NAMESPACE_NAME = "kubernetes.io/metadata.name"
+_UNHEALTHY_POLICY_SINCE = 27
+
+
+def accounts(service: Service) -> list[Object]:
+    """Return one ServiceAccount for each component; none mounts a token by itself."""
+    return [
+        make(service, "v1", "ServiceAccount", component,
+             body={"automountServiceAccountToken": False})
+        for component in _COMPONENTS
+    ]  # fmt: skip
+
+
+def disruption_budgets(service: Service, cluster: Cluster) -> list[Object]:
+    """Return budgets that let a node drain take one pod of a kind at a time."""
+    made = [_budget(service, cluster, names.GATEWAY, names.selector(service, names.GATEWAY))]
+    for pool in service.spec.pools:
+        chosen: Object = {
+            **names.selector(service, names.ENGINE),
+            names.POOL_LABEL: pool.name,
+        }
+        made.append(_budget(service, cluster, f"pool-{pool.name}", chosen))
+    return made
+
+
+def network_policies(service: Service, release: Release) -> list[Object]:
+    """Return policies under which only this service's processes reach each other."""
+    network = service.spec.network
+    if not network.policies:
+        return []
+    engines: Object = {"podSelector": {"matchLabels": names.selector(service, names.ENGINE)}}
+    head: Object = {"podSelector": {"matchLabels": names.selector(service, names.HEAD)}}
+    gateway: Object = {"podSelector": {"matchLabels": names.selector(service, names.GATEWAY)}}
+    controller: Object = {"podSelector": {"matchLabels": names.selector(service, names.CONTROLLER)}}
+    kuberay: Object = {
+        "namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: network.ray_operator_namespace}}
+    }
+    replicas: Object = {
+        "protocol": "TCP",
+        "port": network.port_min,
+        "endPort": network.port_max,
+    }
+    callers: list[Json] = [
+        {"namespaceSelector": {"matchLabels": {**wanted}}} for wanted in network.gateway_from
+    ]
+    if release.namespace:
+        asking: Object = {"matchLabels": {_NAMESPACE_NAME: release.namespace}}
+        callers += [{"namespaceSelector": asking}] if callers else []
+    anyone: Object = {"ports": [_tcp(names.GATEWAY_PORT)]}
+    anyone |= {"from": [*callers, {"podSelector": {}}]} if callers else {}
+    dns: Object = {"ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]}
+    control: Object = {"to": [controller], "ports": [_tcp(names.CONTROLLER_PORT)]}
+    # Weights and tokenizers come over HTTPS, unless they lie on a volume.
+    fetch: list[Json] = [{"ports": [_tcp(443)]}]
+    return [
+        _policy(
+            service, names.GATEWAY, ingress=[anyone],
+            egress=[dns, control, {"to": [engines], "ports": [replicas]}, *fetch],
+        ),
+        _policy(
+            service, names.CONTROLLER,
+            ingress=[
+                {"from": [gateway, engines, head], "ports": [_tcp(names.CONTROLLER_PORT)]},
+                {"ports": [_tcp(names.CONTROLLER_METRICS_PORT)]},
+            ],
+            egress=[dns],
+        ),
+        _policy(
+            service, names.ENGINE,
+            ingress=[
+                {"from": [engines, head]},
+                {"from": [gateway], "ports": [replicas]},
+                {"ports": [_tcp(8080)]},
+            ],
+        ),
+        _policy(
+            service, names.HEAD,
+            ingress=[
+                {"from": [engines, head]},
+                {"from": [kuberay], "ports": [_tcp(8265)]},
+                {"ports": [_tcp(8080)]},
+            ],
+        ),
+    ]  # fmt: skip
+
+
+def _budget(service: Service, cluster: Cluster, component: str, chosen: Object) -> Object:
+    spec: Object = {"maxUnavailable": 1, "selector": {"matchLabels": chosen}}
+    if cluster.minor >= _UNHEALTHY_POLICY_SINCE:
+        spec["unhealthyPodEvictionPolicy"] = "AlwaysAllow"
+    return make(service, "policy/v1", "PodDisruptionBudget", component, body={"spec": spec})
+
+
+def _policy(
+    service: Service, component: str, *, ingress: list[Json], egress: list[Json] | None = None
+) -> Object:
+    spec: Object = {
+        "podSelector": {"matchLabels": names.selector(service, component)},
+        "policyTypes": ["Ingress"] if egress is None else ["Ingress", "Egress"],
+        "ingress": ingress,
+    }
+    if egress is not None:
+        spec["egress"] = egress
+    return make(service, "networking.k8s.io/v1", "NetworkPolicy", component, body={"spec": spec})
+
+
+def _tcp(port: int) -> Object:
+    return {"protocol": "TCP", "port": port}

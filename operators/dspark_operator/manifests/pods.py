@@ -1,0 +1,180 @@
+"""What every pod has: who it runs as, where it goes, and how weights get into it."""
+
+from dataclasses import dataclass
+
+from dspark_operator import names
+from dspark_operator.document import Json, Object
+from dspark_operator.spec.model import ModelSource
+from dspark_operator.spec.parse import Service
+from dspark_operator.spec.pods import Placement, Resources
+
+USER = 10001
+
+_TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How weights come into a pod: volumes, their mounts, and containers that fill them."""
+
+    volumes: tuple[Object, ...] = ()
+    mounts: tuple[Object, ...] = ()
+    fetchers: tuple[Object, ...] = ()
+
+    def __add__(self, other: "Weights") -> "Weights":
+        return Weights(
+            volumes=self.volumes + other.volumes,
+            mounts=self.mounts + other.mounts,
+            fetchers=self.fetchers + other.fetchers,
+        )
+
+
+def pod_security() -> Object:
+    """Return the security context of a pod."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Object:
+    """Return the security context of a container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def resources(given: Resources) -> Object:
+    """Return requests and limits as Kubernetes writes them: strings."""
+    made: Object = {}
+    if given.requests:
+        made["requests"] = {name: str(value) for name, value in given.requests.items()}
+    if given.limits:
+        made["limits"] = {name: str(value) for name, value in given.limits.items()}
+    return made
+
+
+def placement(given: Placement, spread_over: Object) -> Object:
+    """Return the part of a pod spec that says where the pod goes.
+
+    Args:
+        given: What the user asked for.
+        spread_over: Labels of the pods that are spread against each other.
+    """
+    made: Object = {}
+    if given.node_selector:
+        made["nodeSelector"] = {**given.node_selector}
+    if given.tolerations:
+        made["tolerations"] = [
+            toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for toleration in given.tolerations
+        ]
+    if given.topology_spread:
+        made["topologySpreadConstraints"] = [
+            {
+                **spread.model_dump(mode="json", by_alias=True),
+                "labelSelector": {"matchLabels": spread_over},
+            }
+            for spread in given.topology_spread
+        ]
+    if given.priority_class_name:
+        made["priorityClassName"] = given.priority_class_name
+    if given.runtime_class_name:
+        made["runtimeClassName"] = given.runtime_class_name
+    return made
+
+
+def apart(spread_over: Object) -> Object:
+    """Return an affinity that prefers different nodes for these pods."""
+    term: Object = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": spread_over},
+    }
+    preferred: list[Json] = [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
+def images(service: Service) -> Object:
+    """Return the part of a pod spec that says how images are pulled."""
+    secrets = service.spec.images.pull_secret_names
+    return {"imagePullSecrets": [{"name": name} for name in secrets]} if secrets else {}
+
+
+def scratch(name: str, path: str, size: str | None = None, *, memory: bool = False) -> Weights:
+    """Return a writable folder that lives as long as the pod."""
+    folder: Object = {}
+    if size is not None:
+        folder["sizeLimit"] = size
+    if memory:
+        folder["medium"] = "Memory"
+    return Weights(
+        volumes=({"name": name, "emptyDir": folder},),
+        mounts=({"name": name, "mountPath": path},),
+    )
+
+
+def weights(
+    service: Service, kind: str, source: ModelSource, *, image: str, tokenizer_only: bool = False
+) -> Weights:
+    """Return how one model's files come into a pod, at ``/models/KIND``.
+
+    Args:
+        service: Whose image settings count.
+        kind: ``target`` or ``drafter``.
+        source: Where the files are.
+        image: Our own image, which can download from the hub.
+        tokenizer_only: Leave the weights themselves out where the source allows.
+    """
+    folder = f"{names.MODELS_DIR}/{kind}"
+    volume = f"model-{kind}"
+    if source.builtin is not None:
+        return Weights()
+    if source.pvc is not None:
+        mount: Object = {"name": volume, "mountPath": folder, "readOnly": True}
+        if source.pvc.path:
+            mount["subPath"] = source.pvc.path
+        claim: Object = {"claimName": source.pvc.claim_name, "readOnly": True}
+        return Weights(volumes=({"name": volume, "persistentVolumeClaim": claim},), mounts=(mount,))
+    writable = scratch(volume, folder)
+    fetcher: Object = {
+        "name": f"fetch-{kind}",
+        "imagePullPolicy": service.spec.images.pull_policy,
+        "securityContext": container_security(),
+        "resources": {
+            "requests": {"cpu": "500m", "memory": "512Mi"},
+            "limits": {"memory": "2Gi"},
+        },
+        "volumeMounts": [*writable.mounts, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+    if source.hub is not None:
+        hub = source.hub
+        command: list[Json] = ["hf", "download", hub.id, "--revision", hub.revision]
+        command += ["--local-dir", folder]
+        for pattern in _TOKENIZER_FILES if tokenizer_only else ():
+            command += ["--include", pattern]
+        environment: list[Json] = [{"name": "HOME", "value": "/tmp"}]
+        if hub.token_secret_name:
+            reference: Object = {"name": hub.token_secret_name, "key": "token"}
+            environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+        fetcher |= {"image": image, "command": command, "env": environment}
+    else:
+        store = source.object_store
+        assert store is not None, "one source is set"
+        fetcher |= {
+            "image": store.image,
+            "command": [*store.command],
+            "env": [
+                {"name": "SOURCE", "value": store.uri},
+                {"name": "DESTINATION", "value": folder},
+                {"name": "HOME", "value": "/tmp"},
+            ],
+        }
+        if store.env_secret_name:
+            fetcher["envFrom"] = [{"secretRef": {"name": store.env_secret_name}}]
+    return Weights(volumes=writable.volumes, mounts=writable.mounts, fetchers=(fetcher,))

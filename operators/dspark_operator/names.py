@@ -1,0 +1,63 @@
+"""Names, labels, ports and paths that child objects agree on."""
+
+from dspark_operator import GROUP
+from dspark_operator.document import Object
+from dspark_operator.spec.parse import Service
+
+CONTROLLER_PORT = 9900
+CONTROLLER_METRICS_PORT = 9901
+GATEWAY_PORT = 8000
+
+CONFIG_DIR = "/etc/dspark"
+STATE_DIR = "/var/lib/dspark"
+MODELS_DIR = "/models"
+
+FIELD_MANAGER = "dspark-operator"
+FINALIZER = f"{GROUP}/drain"
+DIGEST_ANNOTATION = f"{GROUP}/digest"
+SERVICE_LABEL = f"{GROUP}/service"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+ROLE_LABEL = f"{GROUP}/role"
+POOL_LABEL = f"{GROUP}/pool"
+GROUP_LABEL = f"{GROUP}/group"
+
+GATEWAY = "gateway"
+CONTROLLER = "controller"
+HEAD = "ray-head"
+ENGINE = "engine"
+
+
+def child(service: Service, component: str) -> str:
+    """Return the name of a child object."""
+    return f"{service.name}-{component}"
+
+
+def controller_address(service: Service) -> str:
+    """Return where replicas and gateways find the controller."""
+    return f"{child(service, CONTROLLER)}.{service.namespace}.svc:{CONTROLLER_PORT}"
+
+
+def gateway_url(service: Service) -> str:
+    """Return the base URL of the gateway inside the cluster."""
+    port = service.spec.gateway.service.port
+    suffix = "" if port == 80 else f":{port}"
+    return f"http://{child(service, GATEWAY)}.{service.namespace}.svc{suffix}"
+
+
+def selector(service: Service, component: str | None = None) -> Object:
+    """Return the labels that pick pods of this service; they never change."""
+    chosen: Object = {SERVICE_LABEL: service.name}
+    if component is not None:
+        chosen[COMPONENT_LABEL] = component
+    return chosen
+
+
+def labels(service: Service, component: str) -> Object:
+    """Return all labels of a child object or pod."""
+    return {
+        "app.kubernetes.io/name": "dspark",
+        "app.kubernetes.io/instance": service.name,
+        "app.kubernetes.io/part-of": "dspark",
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        **selector(service, component),
+    }

@@ -1,0 +1,252 @@
+"""Status: what is true of a service, from what was observed; nothing is assumed.
+
+``Ready`` means that a first token has come through the gateway.  ``SpeculationActive`` may be
+False while ``Ready`` is True: then the same text comes, more slowly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dspark_operator import names
+from dspark_operator.conditions import Condition, fails, holds, merge, unknown
+from dspark_operator.document import Json, Object, items, number, part, text
+from dspark_operator.fleet import FleetReport
+from dspark_operator.rollout import Step, StepKind
+from dspark_operator.settings import application_name
+from dspark_operator.spec.parse import Service
+from dspark_operator.spec.pools import Pool, Role
+
+CONDITIONS = (
+    "Ready", "Reconciling", "Stalled", "PrefillReady", "DrafterReady", "VerifierReady",
+    "RouterReady", "ProfileReady", "BudgetPublished", "ScalingReady", "SpeculationActive",
+)  # fmt: skip
+
+_NOT_ASKED = "the fleet cannot be asked: "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What was seen in one look.
+
+    Attributes:
+        step: The rollout's decision on what was seen.
+        ray_service: The RayService, if it exists.
+        gateway: The gateway's Deployment, if it exists.
+        fleet: What the running controller says; None: it could not be asked.
+        fleet_problem: Why it could not be asked.
+        first_token: Whether a token came through the gateway; None: not tried.
+        first_token_problem: What came instead.
+        unschedulable: By unit: what the scheduler says of pods that find no node.
+        missing_kinds: Optional kinds that the cluster does not know.
+    """
+
+    step: Step
+    ray_service: Object | None = None
+    gateway: Object | None = None
+    fleet: FleetReport | None = None
+    fleet_problem: str = ""
+    first_token: bool | None = None
+    first_token_problem: str = ""
+    unschedulable: Mapping[str, str] = field(default_factory=dict)
+    missing_kinds: tuple[str, ...] = ()
+
+
+def status_of(service: Service, seen: Observed, before: Object, *, timestamp: str) -> Object:
+    """Return the whole status of a service."""
+    return {
+        "observedGeneration": service.generation,
+        "conditions": merge(
+            items(before, "conditions"),
+            conditions_of(service, seen),
+            generation=service.generation,
+            timestamp=timestamp,
+        ),
+        "pools": [_pool_status(service, pool, seen) for pool in service.spec.pools],
+        "gpus": service.spec.gpus(),
+        "endpoint": f"{names.gateway_url(service)}/v1",
+    }
+
+
+def broken_status(
+    generation: int, reason: str, message: str, before: Object, *, timestamp: str
+) -> Object:
+    """Return the status of a service whose spec cannot be carried out; the rest is kept."""
+    old = {text(condition, "type"): condition for condition in items(before, "conditions")}
+    now = [fails("Ready", reason, message), fails("Reconciling", reason, "nothing is changed"),
+           holds("Stalled", reason, message)]  # fmt: skip
+    for kind in CONDITIONS[3:]:
+        kept = text(old.get(kind, {}), "status")
+        if kept in ("True", "False"):
+            continue
+        now.append(unknown(kind, reason, "the spec has a mistake"))
+    fresh = merge([*old.values()], now, generation=generation, timestamp=timestamp)
+    said = {text(condition, "type") for condition in fresh}
+    kept_on = [condition for kind, condition in old.items() if kind not in said]
+    return {**before, "observedGeneration": generation, "conditions": [*fresh, *kept_on]}
+
+
+def conditions_of(service: Service, seen: Observed) -> list[Condition]:
+    """Return all conditions, the summary first."""
+    router = _router(seen)
+    roles: tuple[Role, ...] = ("prefill", "drafter", "verifier")
+    by_role = {role: _role(service, role, seen) for role in roles}
+    speculation = _speculation(service, seen, by_role["drafter"])
+    return [
+        _ready(seen, router, by_role["verifier"]),
+        _reconciling(seen),
+        _stalled(seen),
+        *by_role.values(),
+        router,
+        _profile(service, seen),
+        _budget(service, seen),
+        _scaling(seen),
+        speculation,
+    ]
+
+
+def _ready(seen: Observed, router: Condition, verifier: Condition) -> Condition:
+    for part_of in (router, verifier):
+        if part_of.status != "True":
+            return fails("Ready", part_of.reason, part_of.message)
+    if seen.first_token:
+        return holds("Ready", "FirstTokenSeen", "a token came through the gateway")
+    problem = seen.first_token_problem or "no token was asked for yet"
+    return fails("Ready", "NoFirstToken", f"no token came through the gateway: {problem}")
+
+
+def _reconciling(seen: Observed) -> Condition:
+    step = seen.step
+    if step.kind in (StepKind.NOTHING, StepKind.HOLD):
+        return fails("Reconciling", step.reason, step.message)
+    return holds("Reconciling", step.reason, step.message)
+
+
+def _stalled(seen: Observed) -> Condition:
+    step = seen.step
+    if step.kind is StepKind.HOLD:
+        return holds("Stalled", step.reason, step.message)
+    return fails("Stalled", step.reason, step.message)
+
+
+def _router(seen: Observed) -> Condition:
+    deployment = seen.gateway
+    if deployment is None:
+        return fails("RouterReady", "Creating", "the gateway does not exist yet")
+    available = number(deployment, "status", "availableReplicas") or 0
+    if available < 1:
+        return fails("RouterReady", "NoGatewayReady", "no gateway pod is available")
+    return holds("RouterReady", "Available", f"{available} gateway pods are available")
+
+
+def _role(service: Service, role: Role, seen: Observed) -> Condition:
+    kind = f"{role.capitalize()}Ready"
+    pools = [pool for pool in service.spec.pools if pool.role == role]
+    if not pools and role == "prefill":
+        return holds(kind, "RunByVerifiers", "no prefill pool: verifiers run prompts themselves")
+    if not pools:
+        return fails(kind, "NotConfigured", f"the spec has no {role} pool")
+    if seen.fleet is None:
+        return unknown(kind, "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
+    short = []
+    for pool in pools:
+        for group in pool.groups:
+            unit = pool.unit(group)
+            ready = seen.fleet.unit(unit).ready
+            if ready < group.replicas.min:
+                why = seen.unschedulable.get(unit)
+                short.append(
+                    f"{unit} has {ready} of {group.replicas.min}" + (f" ({why})" if why else "")
+                )
+    if short:
+        reason = "NoDrafterReady" if role == "drafter" else "TooFewReplicas"
+        return fails(kind, reason, "ready replicas: " + "; ".join(short))
+    return holds(kind, "Available", "every group has its least number of ready replicas")
+
+
+def _verifier_units(service: Service) -> list[str]:
+    return [pool.unit(group) for pool, group in service.spec.units() if pool.role == "verifier"]
+
+
+def _profile(service: Service, seen: Observed) -> Condition:
+    if seen.fleet is None:
+        return unknown("ProfileReady", "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
+    reports = {unit: seen.fleet.unit(unit) for unit in _verifier_units(service)}
+    if not any(report.ready for report in reports.values()):
+        return fails("ProfileReady", "ProfileMissing", "no verifier is ready")
+    bare = [unit for unit, report in reports.items() if report.profiled < report.ready]
+    if bare:
+        return fails("ProfileReady", "ProfileMissing", f"no cost curve from {', '.join(bare)}")
+    return holds("ProfileReady", "Measured", "every ready verifier has measured its cost curve")
+
+
+def _budget(service: Service, seen: Observed) -> Condition:
+    if seen.fleet is None:
+        return unknown("BudgetPublished", "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
+    for unit in _verifier_units(service):
+        report = seen.fleet.unit(unit)
+        if report.budget_epoch is None:
+            return fails("BudgetPublished", "MetricsMissing", f"{unit} has no budget yet")
+    reasons = {
+        unit: seen.fleet.unit(unit).budget_reason.partition(":")[0]
+        for unit in _verifier_units(service)
+    }
+    told = "; ".join(f"{unit}: {reason}" for unit, reason in reasons.items())
+    return holds("BudgetPublished", "Published", told)
+
+
+def _scaling(seen: Observed) -> Condition:
+    if seen.unschedulable:
+        told = "; ".join(f"{unit}: {why}" for unit, why in sorted(seen.unschedulable.items()))
+        return fails("ScalingReady", "InsufficientCapacity", told)
+    if seen.missing_kinds:
+        message = f"the cluster does not serve {', '.join(seen.missing_kinds)}"
+        return fails("ScalingReady", "KindMissing", message)
+    return holds("ScalingReady", "CapacityFound", "no pod waits for a node")
+
+
+def _speculation(service: Service, seen: Observed, drafter: Condition) -> Condition:
+    kind = "SpeculationActive"
+    if drafter.reason == "NotConfigured":
+        return fails(kind, "NotConfigured", drafter.message)
+    if seen.fleet is None:
+        return unknown(kind, "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
+    drafters = [pool.unit(group) for pool, group in service.spec.units() if pool.role == "drafter"]
+    if not any(seen.fleet.unit(unit).ready for unit in drafters):
+        return fails(kind, "NoDrafterReady", "no drafter is ready: sessions decode plainly")
+    reports = [seen.fleet.unit(unit) for unit in _verifier_units(service)]
+    if all(report.budget_off for report in reports):
+        return fails(kind, "BudgetOff", "at the present load drafting does not pay")
+    if not any(report.connected_drafters for report in reports):
+        return fails(kind, "NotConnected", "no verifier is connected to a drafter")
+    return holds(kind, "Drafting", "verifiers are connected to drafters")
+
+
+def _pool_status(service: Service, pool: Pool, seen: Observed) -> Object:
+    replicas = ready = updated = 0
+    for group in pool.groups:
+        unit = pool.unit(group)
+        report = seen.fleet.unit(unit) if seen.fleet is not None else None
+        wanted = report.wanted if report is not None else None
+        replicas += group.replicas.start if wanted is None else wanted
+        ready += report.ready if report is not None else 0
+        if report is not None and _is_current(unit, seen):
+            updated += report.ready
+    made: dict[str, Json] = {
+        "name": pool.name,
+        "role": pool.role,
+        "replicas": replicas,
+        "readyReplicas": ready,
+        "updatedReplicas": updated,
+    }
+    return made
+
+
+def _is_current(unit: str, seen: Observed) -> bool:
+    """Say whether what runs is of the newest revision: applied, taken up, and settled."""
+    live = seen.ray_service
+    if seen.step.kind is not StepKind.NOTHING or live is None:
+        return False
+    if number(live, "status", "observedGeneration") != number(live, "metadata", "generation"):
+        return False
+    applications = part(live, "status", "activeServiceStatus", "applicationStatuses")
+    return text(applications.get(application_name(unit)), "status") == "RUNNING"

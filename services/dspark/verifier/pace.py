@@ -1,0 +1,91 @@
+"""Pace: whether this verifier's sessions step all together or in two alternating halves."""
+
+from typing import Literal
+
+from dspark.core.cohorts import Cohorts, choose_cohorts, cycle_seconds
+from dspark.core.curve import Curve, step_seconds
+
+_RECONSIDER_STEPS = 64
+
+
+class Pace:
+    """Holds the number of cohorts; reconsidered every so many steps, changed only for a gain."""
+
+    def __init__(
+        self, setting: Literal["auto", 1, 2], *, curve: Curve | None, block_size: int
+    ) -> None:
+        self._auto = setting == "auto"
+        self._curve = curve
+        self._block_size = block_size
+        self._steps = 0
+        self.cohorts: Cohorts = 1 if setting == "auto" else setting
+
+    def due(self) -> bool:
+        """Count a step; say whether the choice is to be reconsidered now."""
+        self._steps += 1
+        return self._auto and self._steps % _RECONSIDER_STEPS == 0
+
+    def reconsider(
+        self,
+        *,
+        sessions: int,
+        context_tokens: float,
+        drafter_curve: Curve | None,
+        round_trip_s: float,
+    ) -> None:
+        """Compare a cycle of one cohort with a cycle of two; without curves there is one.
+
+        Args:
+            sessions: Sessions that decode now.
+            context_tokens: Their mean context.
+            drafter_curve: What a batch costs at the drafter.
+            round_trip_s: Smoothed seconds of a draft round trip at the present choice.
+        """
+        if self._curve is None or drafter_curve is None or sessions < 2:
+            self.cohorts = 1
+            return
+        half = -(-sessions // 2)
+        now = sessions if self.cohorts == 1 else half
+        # What the observed round spent outside the drafter: wire, queues, other verifiers.
+        outside_s = max(0.0, round_trip_s - self._draft_s(drafter_curve, now))
+        one_s = self._cycle_s(1, sessions, context_tokens, drafter_curve, outside_s)
+        two_s = self._cycle_s(2, half, context_tokens, drafter_curve, outside_s)
+        # Either way every session completes one round a cycle: tokens a second go as 1 / cycle.
+        self.cohorts = choose_cohorts(
+            sessions=sessions,
+            one_tokens_per_s=1.0 / one_s,
+            two_tokens_per_s=1.0 / two_s,
+            current=self.cohorts,
+        )
+
+    def _cycle_s(
+        self,
+        cohorts: Cohorts,
+        sessions: int,
+        context_tokens: float,
+        drafter_curve: Curve,
+        outside_s: float,
+    ) -> float:
+        return cycle_seconds(
+            cohorts,
+            verify_s=self._verify_s(sessions, context_tokens),
+            draft_s=self._draft_s(drafter_curve, sessions),
+            round_trip_s=outside_s,
+        )
+
+    def _verify_s(self, sessions: int, context_tokens: float) -> float:
+        assert self._curve is not None
+        return step_seconds(
+            self._curve,
+            sessions=sessions,
+            batch_tokens=sessions * (1 + self._block_size),
+            context_tokens=context_tokens,
+        )
+
+    def _draft_s(self, drafter_curve: Curve, sessions: int) -> float:
+        return step_seconds(
+            drafter_curve,
+            sessions=sessions,
+            batch_tokens=sessions * self._block_size,
+            context_tokens=0,
+        )

@@ -1,0 +1,74 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dspark.controller.store import MemoryStore, Store, Wish, open_store
+from dspark.core.fleet import Role
+from dspark.core.ids import PoolName
+
+DRAFTER = PoolName("drafter")
+
+
+def a_wish(replicas: int) -> Wish:
+    return Wish(
+        pool=DRAFTER,
+        role=Role.DRAFTER,
+        replicas=replicas,
+        author="ada",
+        reason="a test",
+        unix_s=1.5,
+    )
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store("memory" if request.param == "memory" else str(tmp_path / "c.sqlite"))
+    yield opened
+    opened.close()
+
+
+def test_terms_start_at_one_and_grow(store: Store) -> None:
+    assert [store.next_term(), store.next_term()] == [1, 2]
+
+
+def test_the_newest_wish_of_a_pool_is_kept(store: Store) -> None:
+    assert store.wishes() == {}
+    store.save(a_wish(3))
+    store.save(a_wish(0))
+    assert store.wishes() == {DRAFTER: a_wish(0)}
+
+
+def test_a_file_survives_its_controller(tmp_path: Path) -> None:
+    where = str(tmp_path / "c.sqlite")
+    first = open_store(where)
+    assert first.next_term() == 1
+    first.save(a_wish(2))
+    first.close()
+    second = open_store(where)
+    assert second.next_term() == 2
+    assert second.wishes() == {DRAFTER: a_wish(2)}
+    second.close()
+
+
+def test_a_second_controller_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    where = str(tmp_path / "c.sqlite")
+    first = open_store(where)
+    with pytest.raises(ValueError, match="in use by another controller"):
+        open_store(where)
+    first.close()
+    open_store(where).close()
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    path.write_text("these are not the bytes of a database, whatever the name of the file says")
+    with pytest.raises(ValueError, match=r"c\.sqlite: file is not a database"):
+        open_store(str(path))
+    with pytest.raises(ValueError, match="unable to open"):
+        open_store(str(tmp_path / "nowhere" / "c.sqlite"))
+
+
+def test_memory_forgets_with_the_process() -> None:
+    MemoryStore().save(a_wish(1))
+    assert MemoryStore().wishes() == {}
