@@ -10,20 +10,13 @@ padded to whole vectors, in blocks too small to be split over threads.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from dspark_kernels.filters import filter_logits
+from dspark_kernels.noise import LANES, exponential_noise, serial_blocks
 
 GREEDY_TEMPERATURE = 1e-5
 """Below this a row is greedy."""
-
-LANES = 64
-SERIAL_ELEMENTS = 32768
-"""Elementwise functions of at most this many elements are not split over threads."""
-
-_M1, _M2 = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
-_GOLDEN32 = np.uint32(0x9E3779B1)
-_GOLDEN64 = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,78 +106,6 @@ def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
     return logits.argmax(dim=-1)
 
 
-def exponential_noise(
-    seeds: torch.Tensor, choices: torch.Tensor, positions: torch.Tensor, vocab_size: int
-) -> torch.Tensor:
-    """Exponential noise E(seed, choice, position, v) for v = 0 .. vocab_size - 1.
-
-    The integers behind it are the same on every machine.  They have 32 bits, so that small
-    values, which decide the race, are resolved to 2**-32; never 0, never infinite.
-
-    Args:
-        seeds: [N] int64.
-        choices: [N] int64.
-        positions: [N] int64.
-        vocab_size: V.
-
-    Returns:
-        [N, V] float32, a view of rows padded to whole vectors.
-    """
-    bits = noise_bits(
-        seeds.numpy(), choices.numpy(), positions.numpy(), -(-vocab_size // LANES) * LANES
-    )
-    # (bits + 1/2) / 2**32, rounded to float32; the clamp keeps the last one below 1.
-    uniform = torch.from_numpy(bits.astype(np.float32))
-    uniform.add_(0.5).mul_(2.0**-32).clamp_(max=1.0 - 2.0**-24)
-    for block in _serial_blocks(uniform):
-        block.neg_().log1p_().neg_()
-    return uniform[:, :vocab_size]
-
-
-def noise_bits(
-    seeds: NDArray[np.int64],
-    choices: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    width: int,
-) -> NDArray[np.uint32]:
-    """32 mixed bits for each of N keys and ``width`` token ids: [N, width].
-
-    Counter-based: a 64-bit key of (seed, choice, position) is mixed with the token id by two
-    rounds of a 32-bit integer hash, half of the key before each.
-    """
-    with np.errstate(over="ignore"):  # arithmetic is modulo 2**64 on purpose
-        key = _mix64(seeds.astype(np.uint64) + _GOLDEN64)
-        key = _mix64(key ^ (choices.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)))
-        key = _mix64(key + positions.astype(np.uint64) * _GOLDEN64)
-    low = (key & np.uint64(0xFFFFFFFF)).astype(np.uint32)[:, None]
-    high = (key >> np.uint64(32)).astype(np.uint32)[:, None]
-    state = np.arange(width, dtype=np.uint32) * _GOLDEN32 + low
-    spare = np.empty_like(state)
-    _mix32(state, spare)
-    state ^= high
-    _mix32(state, spare)
-    return state
-
-
-def _mix64(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64."""
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return key ^ (key >> np.uint64(31))
-
-
-def _mix32(state: NDArray[np.uint32], spare: NDArray[np.uint32]) -> None:
-    """A 32-bit integer hash with low bias, in place."""
-    np.right_shift(state, 16, out=spare)
-    state ^= spare
-    state *= _M1
-    np.right_shift(state, 15, out=spare)
-    state ^= spare
-    state *= _M2
-    np.right_shift(state, 16, out=spare)
-    state ^= spare
-
-
 def coupled_tokens(
     logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
@@ -209,72 +130,10 @@ def coupled_tokens(
     used = weights[:, :vocab_size]
     torch.sub(logits, logits.amax(dim=1, keepdim=True), out=used)
     used.div_(temperatures[:, None])
-    for block in _serial_blocks(weights):
+    for block in serial_blocks(weights):
         block.exp_()
     race = torch.div(noise, used, out=used)
     return torch.from_numpy(race.numpy().argmin(axis=-1))
-
-
-def _serial_blocks(padded: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Blocks of rows small enough that torch runs elementwise functions on one thread."""
-    rows = max(1, SERIAL_ELEMENTS // padded.shape[1])
-    return [padded[first : first + rows] for first in range(0, padded.shape[0], rows)]
-
-
-def filter_logits(
-    logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
-) -> torch.Tensor:
-    """Set to -inf what top-k, top-p and min-p leave out; rows with no limit are untouched.
-
-    Limits apply to softmax(logits), so divide by the temperature first.  Top-p is taken of
-    what top-k left, min-p of the likeliest token.  Equal logits at a cut are resolved in
-    favour of lower ids.
-
-    Args:
-        logits: [N, V], already divided by the temperature.
-        top_k: [N] int64, 0 for no limit.
-        top_p: [N] float32, 1 for no limit.
-        min_p: [N] float32, 0 for no limit.
-
-    Returns:
-        ``logits`` itself if no row has a limit, else a copy.
-    """
-    limited = torch.nonzero((top_k > 0) | (top_p < 1.0) | (min_p > 0.0)).flatten().tolist()
-    if not limited:
-        return logits
-    filtered = logits.clone()
-    for row in limited:  # one at a time: a row's sums must not depend on other rows
-        filtered[row] = _filter_row(
-            filtered[row], int(top_k[row]), float(top_p[row]), float(min_p[row])
-        )
-    return filtered
-
-
-def _filter_row(logits: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
-    """One row [V]: find how many of the likeliest tokens stay, then cut at the last of them."""
-    values = logits.numpy()
-    # Values alone are sorted (numpy's vectorised sort); ids are looked up at the cut only.
-    ordered = np.sort(values)[::-1]
-    keep = len(ordered)
-    if 0 < top_k < keep:
-        keep = top_k
-    if min_p > 0.0:
-        floor = ordered[0] + np.float32(np.log(min_p))
-        keep = min(keep, max(1, int((ordered[:keep] >= floor).sum())))
-    if top_p < 1.0:
-        # In float64, of what is kept so far: the smallest prefix with at least this mass.
-        mass = np.exp(ordered[:keep].astype(np.float64) - float(ordered[0])).cumsum()
-        keep = min(keep, int((mass < top_p * mass[-1]).sum()) + 1)
-    if keep == len(ordered):
-        return logits
-    cut = ordered[keep - 1]
-    kept = values > cut
-    equal = np.flatnonzero(values == cut)
-    kept[equal[: keep - int(kept.sum())]] = True
-    result = torch.full_like(logits, float("-inf"))
-    mask = torch.from_numpy(kept)
-    result[mask] = logits[mask]
-    return result
 
 
 def choose_tokens(logits: torch.Tensor, sampling: SamplingBatch) -> torch.Tensor:

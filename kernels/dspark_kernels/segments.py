@@ -6,7 +6,7 @@ keys lie in pages of a shared pool; its token at position i sees positions 0 .. 
 and not once per layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,7 +92,7 @@ class Segments:
     slots: tuple[NDArray[np.int64], ...]
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
-    _tiles: dict[tuple[int, int, int | None], tuple[Tile, ...] | None] = field(
+    _tiles: dict[tuple[int, int, int | None], tuple[Tile, ...]] = field(
         default_factory=dict, repr=False
     )
 
@@ -148,19 +148,18 @@ class Segments:
 
     def tiles(
         self, num_query_heads: int, num_kv_heads: int, sliding_window: int | None
-    ) -> Sequence[Tile]:
+    ) -> Iterable[Tile]:
         """Tiles of all query rows, in order; kept between layers of the same geometry."""
         key = (num_query_heads, num_kv_heads, sliding_window)
         kept = self._tiles.get(key)
         if kept is not None:
             return kept
-        built = tuple(
-            _tile(self, run, num_query_heads, num_kv_heads, sliding_window)
-            for run in _runs(self, num_query_heads, sliding_window)
-        )
-        if sum(tile.key_rows.numel() for tile in built) <= KEPT_ENTRIES:
-            self._tiles[key] = built
-        return built
+        runs = _runs(self, num_query_heads, sliding_window)
+        made = (_tile(self, run, num_query_heads, num_kv_heads, sliding_window) for run in runs)
+        if len(runs) * TILE_ENTRIES > KEPT_ENTRIES:
+            return made
+        self._tiles[key] = tiles = tuple(made)
+        return tiles
 
 
 def slots_of(

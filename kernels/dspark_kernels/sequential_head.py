@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from dspark_kernels.sampling import SamplingBatch, choose_tokens, exponential_noise, greedy_tokens
+from dspark_kernels.noise import exponential_noise
+from dspark_kernels.sampling import SamplingBatch, choose_tokens, greedy_tokens
 
 
 class Bias(Protocol):

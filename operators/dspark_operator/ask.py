@@ -1,4 +1,4 @@
-"""Asking a running service: its fleet, and one token.  Reads only; every question has a deadline."""
+"""Asking a running service: its fleet, and one token.  Every question has a deadline."""
 
 import json
 import urllib.request

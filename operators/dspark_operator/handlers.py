@@ -1,183 +1,153 @@
-"""Handlers: the only file that writes to the cluster.
+"""Handlers: kopf calls these; they look, ask the pure modules, and let ``hands`` write.
 
-Path: an event or a timer -> look -> decide (pure) -> apply what differs -> report.  Everything is
-idempotent and begins from what is there, so an operator that was killed half-way goes on where it
-was.  Writes are server-side applies under one field manager; a child that already holds what is
-asked for is not written.
+Path: an event or a timer -> look -> decide -> write what differs -> report.  Each call begins
+from what is there, so an operator that was killed half-way goes on where it was.
 """
 
-import logging
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import kopf
-from kubernetes.client import ApiClient
-from kubernetes.dynamic import DynamicClient
-from kubernetes.dynamic.exceptions import ApiException, NotFoundError
+from kubernetes.dynamic.exceptions import ApiException
 
-from dspark_operator import API_VERSION, names
+from dspark_operator import GROUP, VERSION, names
 from dspark_operator.ask import Answer, ask_fleet, ask_token
-from dspark_operator.document import Object, items, part, text
-from dspark_operator.drift import drift
-from dspark_operator.look import Eyes, key_of, of_component, unschedulable, unwanted
+from dspark_operator.conditions import fails, merge
+from dspark_operator.document import Object, items, number, part, text
+from dspark_operator.hands import Hands, reason_of
+from dspark_operator.look import of_component, unschedulable
 from dspark_operator.manifests import ray
-from dspark_operator.manifests.objects import Cluster, Release
 from dspark_operator.manifests.render import applicable, render
-from dspark_operator.rollout import Step, StepKind, count_patch, next_step
-from dspark_operator.settings import gateway_process
+from dspark_operator.rollout import Step, StepKind, next_step
+from dspark_operator.settings import drain_s, gateway_process
 from dspark_operator.spec.parse import Service, SpecError, parse_service
 from dspark_operator.status import Observed, broken_status, conditions_of, status_of
 from dspark_operator.teardown import Left, Stop, next_stop
 
-log = logging.getLogger(__name__)
-
 PERIOD_S = 15.0
-_SLOWEST_DRAIN_S = 600.0
+_SPARE_DRAIN_S = 300.0
+_STOP_RETRIES = 2000  # two seconds apart: beyond the patience of any spec
+_SERVICES = (GROUP, VERSION, "dsparkservices")
+_POLICIES = (GROUP, VERSION, "verificationpolicies")
 
 
-@dataclass(slots=True, kw_only=True)
-class Hands:
-    """What the handlers work with.
-
-    Attributes:
-        client: The API server.
-        cluster: What it can take.
-        release: What the operator was installed with.
-        gateway_url: Where gateways are reached, with ``{service}`` and ``{namespace}``; "": by
-            their Services.
-    """
-
-    client: DynamicClient
-    cluster: Cluster
-    release: Release
-    gateway_url: str = ""
-
-    def __post_init__(self) -> None:
-        self.eyes = Eyes(self.client)
-        self._locks: dict[str, threading.Lock] = {}
-
-    def lock(self, uid: str) -> threading.Lock:
-        """Return the lock of one service: a timer and an edit never work on it at once."""
-        return self._locks.setdefault(uid, threading.Lock())
-
-    def url(self, service: Service) -> str:
-        """Return where the service's gateway is reached from here."""
-        template = self.gateway_url or names.gateway_url(service)
-        return template.format(service=service.name, namespace=service.namespace)
-
-    def apply(self, manifest: Object) -> None:
-        """Write one object under our field manager."""
-        kind = self.client.resources.get(
-            api_version=manifest["apiVersion"], kind=manifest["kind"]
-        )
-        self.client.server_side_apply(
-            kind, body=manifest, field_manager=names.FIELD_MANAGER, force_conflicts=True
-        )
-
-    def delete(self, manifest: Object) -> None:
-        """Delete one object, its own children in the background."""
-        kind = self.client.resources.get(
-            api_version=manifest["apiVersion"], kind=manifest["kind"]
-        )
-        try:
-            kind.delete(
-                name=text(manifest, "metadata", "name"),
-                namespace=text(manifest, "metadata", "namespace"),
-                body={"propagationPolicy": "Background"},
-            )
-        except NotFoundError:
-            log.debug("%s was gone already", key_of(manifest))
-
-    def patch_counts(self, merged: Object, live: Object) -> None:
-        """Give the running Ray cluster the bounds of its groups."""
-        name = text(live, "status", "activeServiceStatus", "rayClusterName")
-        namespace = text(live, "metadata", "namespace")
-        cluster = self.eyes.get(ray.API_VERSION, "RayCluster", namespace, name) if name else None
-        patch = count_patch(merged, cluster) if cluster is not None else []
-        if patch:
-            kind = self.client.resources.get(api_version=ray.API_VERSION, kind="RayCluster")
-            kind.patch(
-                name=name, namespace=namespace, body=patch,
-                content_type="application/json-patch+json",
-            )  # fmt: skip
+def register(registry: kopf.OperatorRegistry) -> None:
+    """Tell kopf what to call, and when."""
+    on = kopf.on
+    for event in (on.resume, on.create):
+        event(*_SERVICES, registry=registry)(reconcile)
+        event(*_POLICIES, registry=registry)(policy)
+    on.update(*_SERVICES, field="spec", registry=registry)(reconcile)
+    on.update(*_POLICIES, field="spec", registry=registry)(policy)
+    on.delete(*_SERVICES, retries=_STOP_RETRIES, registry=registry)(stop)
+    kopf.timer(*_SERVICES, interval=PERIOD_S, initial_delay=PERIOD_S, registry=registry)(reconcile)
 
 
-def connect(release: Release, gateway_url: str) -> Hands:
-    """Return hands on the cluster that the environment points to."""
-    client = DynamicClient(ApiClient())
-    return Hands(
-        client=client, cluster=Eyes(client).cluster(), release=release, gateway_url=gateway_url
-    )
-
-
-@kopf.on.resume(API_VERSION, "dsparkservices")
-@kopf.on.create(API_VERSION, "dsparkservices")
-@kopf.on.update(API_VERSION, "dsparkservices", field="spec")
-@kopf.timer(API_VERSION, "dsparkservices", interval=PERIOD_S, initial_delay=PERIOD_S)
 def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> None:
     """Bring one service closer to its spec, and say how far it is."""
     hands: Hands = memo.hands
-    with hands.lock(str(body.metadata.uid)):
-        _reconcile(hands, dict(body), body, patch)
-
-
-def _reconcile(hands: Hands, document: Object, body: kopf.Body, patch: kopf.Patch) -> None:
-    before = part(document, "status")
-    timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    try:
-        service = parse_service(document)
-        children = render(service, hands.release, hands.cluster)
-    except SpecError as error:
-        generation = int(body.metadata.get("generation", 0))
-        status = broken_status(
-            generation, "InvalidSpec", str(error), before, timestamp=timestamp
-        )
-        _report(body, patch, before, status)
+    document = _plain(body)
+    if text(document, "metadata", "deletionTimestamp"):
         return
-    try:
-        seen = _carry_out(hands, service, children, before)
-    except ApiException as error:
-        raise kopf.TemporaryError(f"{error.status} {error.reason}", delay=5) from error
-    status = status_of(service, seen, before, timestamp=timestamp)
+    before = part(document, "status")
+    with hands.lock(text(document, "metadata", "uid")):
+        try:
+            service = parse_service(document)
+            children = render(service, hands.release, hands.cluster)
+        except SpecError as error:
+            generation = number(document, "metadata", "generation") or 0
+            status = broken_status(generation, "InvalidSpec", str(error), before, timestamp=_now())
+        else:
+            try:
+                seen = _carry_out(hands, service, children, before)
+            except ApiException as error:
+                raise kopf.TemporaryError(reason_of(error), delay=5) from error
+            status = status_of(service, seen, before, timestamp=_now())
     _report(body, patch, before, status)
 
 
-def _carry_out(
-    hands: Hands, service: Service, children: list[Object], before: Object
-) -> Observed:
-    """Apply what differs and return what was seen."""
+def stop(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Stop a deleted service in the order that cuts no stream; then let it go."""
+    hands: Hands = memo.hands
+    document = _plain(body)
+    try:
+        service = parse_service(document)
+        patience_s = _patience_s(service)
+    except SpecError:
+        # It never came to life under this spec: whatever exists is collected by its owner.
+        return
+    eyes = hands.eyes
+    with hands.lock(service.uid):
+        gateway_name = names.child(service, names.GATEWAY)
+        gateway = eyes.get("apps/v1", "Deployment", service.namespace, gateway_name)
+        ray_service = eyes.get(ray.API_VERSION, "RayService", service.namespace, service.name)
+        pods = eyes.pods(service)
+        asked_at = datetime.fromisoformat(text(document, "metadata", "deletionTimestamp"))
+        action, reason, message = next_stop(
+            Left(
+                gateway=gateway is not None,
+                gateway_pods=len(of_component(pods, names.GATEWAY)),
+                ray_service=ray_service is not None,
+                ray_service_ending=bool(text(ray_service, "metadata", "deletionTimestamp")),
+                engine_pods=len(of_component(pods, names.ENGINE, names.HEAD)),
+                waited_s=(datetime.now(UTC) - asked_at).total_seconds(),
+                patience_s=patience_s,
+            )
+        )
+        if action is Stop.GATEWAY and gateway is not None:
+            hands.delete(gateway)
+        elif action is Stop.ENGINES and ray_service is not None:
+            hands.delete(ray_service)
+    if action is not Stop.WAIT:
+        kopf.event(body, type="Normal", reason=reason, message=message)
+    if action is not Stop.DONE:
+        raise kopf.TemporaryError(message, delay=2)
+
+
+def policy(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
+    """Say that a policy is not carried out, rather than nothing."""
+    document = _plain(body)
+    refusal = fails(
+        "Accepted", "NotSupported", "this version checks the policy's form but does not apply it"
+    )
+    generation = number(document, "metadata", "generation") or 0
+    patch.status["observedGeneration"] = generation
+    patch.status["conditions"] = merge(
+        items(document, "status", "conditions"),
+        [refusal],
+        generation=generation,
+        timestamp=_now(),
+    )
+
+
+def _carry_out(hands: Hands, service: Service, children: list[Object], before: Object) -> Observed:
+    """Write what differs and return what was seen."""
+    eyes = hands.eyes
     *plain, desired_ray = children
     taken, missing = applicable(plain, hands.cluster)
-    live = hands.eyes.children(service, hands.cluster)
-    refused = []
-    for child in taken:
-        current = live.get(key_of(child))
-        if current is not None and drift(child, current) is None:
-            continue
-        try:
-            hands.apply(child)
-        except ApiException as error:
-            if error.status not in (400, 403, 409, 422):
-                raise
-            refused.append(f"{' '.join(key_of(child))}: {text(error.body_json, 'message')}"
-                           if hasattr(error, "body_json") else f"{key_of(child)}: {error.reason}")
-    for child in unwanted(live, taken, service.uid):
-        hands.delete(child)
-    live_ray = hands.eyes.get(
-        ray.API_VERSION, "RayService", service.namespace, service.name
-    )
-    step = _ray_step(hands, service, desired_ray, live_ray)
+    live = eyes.children(service, hands.cluster)
+    refused = hands.bring_about(service, taken, live)
+    live_ray = eyes.get(ray.API_VERSION, "RayService", service.namespace, service.name)
     if refused:
         step = Step(kind=StepKind.HOLD, reason="Refused", message="; ".join(refused))
-    return _observe(hands, service, step, live_ray, live, missing, before)
+    else:
+        step = _ray_step(hands, service, desired_ray, live_ray)
+    gateway = live.get(("Deployment", names.child(service, names.GATEWAY)))
+    answer = ask_fleet(hands.url(service)) if gateway is not None else Answer(problem="no gateway")
+    seen = Observed(
+        step=step,
+        ray_service=live_ray,
+        gateway=gateway,
+        fleet=answer.fleet,
+        fleet_problem=answer.problem,
+        unschedulable=unschedulable(eyes.pods(service)),
+        missing_kinds=tuple(missing),
+    )
+    return _with_first_token(hands, service, seen, before)
 
 
-def _ray_step(
-    hands: Hands, service: Service, desired: Object, live: Object | None
-) -> Step:
+def _ray_step(hands: Hands, service: Service, desired: Object, live: Object | None) -> Step:
     if not hands.eyes.serves_ray():
         return Step(
             kind=StepKind.HOLD,
@@ -190,3 +160,66 @@ def _ray_step(
     if live is not None and step.kind in (StepKind.NOTHING, StepKind.IN_PLACE):
         hands.patch_counts(step.manifest or live, live)
     return step
+
+
+def _with_first_token(hands: Hands, service: Service, seen: Observed, before: Object) -> Observed:
+    """Ask for a token where everything it needs is there; once for each spec and outage."""
+    now = {condition.type: condition.status for condition in conditions_of(service, seen)}
+    if now["RouterReady"] != "True" or now["VerifierReady"] != "True":
+        return seen
+    ready = [c for c in items(before, "conditions") if text(c, "type") == "Ready"]
+    was_ready = bool(ready) and text(ready[0], "status") == "True"
+    if was_ready and number(before, "observedGeneration") == service.generation:
+        problem = ""
+    else:
+        problem = ask_token(hands.url(service), service.spec.model.name)
+    return seen.with_first_token(problem)
+
+
+def _report(body: kopf.Body, patch: kopf.Patch, before: Object, status: Object) -> None:
+    """Write the status where it differs, and an event where its reasons do."""
+    if status == before:
+        return
+    patch.status.update(status)
+    old = {text(c, "type"): c for c in items(before, "conditions")}
+    for condition in items(status, "conditions"):
+        kind = text(condition, "type")
+        if kind not in ("Ready", "Reconciling", "Stalled"):
+            continue
+        was = old.get(kind, {})
+        if (text(was, "status"), text(was, "reason")) == (
+            text(condition, "status"), text(condition, "reason"),
+        ):  # fmt: skip
+            continue
+        if kind != "Ready" and text(condition, "status") != "True":
+            continue
+        good = (kind == "Stalled") != (text(condition, "status") == "True")
+        kopf.event(
+            body,
+            type="Normal" if good else "Warning",
+            reason=text(condition, "reason"),
+            message=text(condition, "message")[:1000],
+        )
+
+
+def _patience_s(service: Service) -> float:
+    front = part(gateway_process(service), "gateway")
+    streams_s = float(str(front["stop_grace_s"])) + float(str(front["drain_s"]))
+    engines_s = max(drain_s(service, pool, group) for pool, group in service.spec.units())
+    return streams_s + engines_s + _SPARE_DRAIN_S
+
+
+def _plain(body: Mapping[str, Any]) -> Object:
+    return {key: _copied(value) for key, value in body.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(entry) for entry in value]
+    return value
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

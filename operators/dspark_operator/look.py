@@ -102,9 +102,7 @@ def unwanted(live: dict[Key, Object], desired: list[Object], uid: str) -> list[O
         for key, child in live.items()
         if key not in wanted
         and key[0] in prunable
-        and any(
-            text(owner, "uid") == uid for owner in items(child, "metadata", "ownerReferences")
-        )
+        and any(text(owner, "uid") == uid for owner in items(child, "metadata", "ownerReferences"))
     ]
 
 
@@ -128,7 +126,5 @@ def unschedulable(pods: list[Object]) -> dict[str, str]:
 def of_component(pods: list[Object], *components: str) -> list[Object]:
     """Return the pods of some components."""
     return [
-        pod
-        for pod in pods
-        if text(pod, "metadata", "labels", names.COMPONENT_LABEL) in components
+        pod for pod in pods if text(pod, "metadata", "labels", names.COMPONENT_LABEL) in components
     ]

@@ -5,7 +5,7 @@ False while ``Ready`` is True: then the same text comes, more slowly.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dspark_operator import names
 from dspark_operator.conditions import Condition, fails, holds, merge, unknown
@@ -49,6 +49,10 @@ class Observed:
     first_token_problem: str = ""
     unschedulable: Mapping[str, str] = field(default_factory=dict)
     missing_kinds: tuple[str, ...] = ()
+
+    def with_first_token(self, problem: str) -> "Observed":
+        """Return this with the answer to a request for one token; "" is a token."""
+        return replace(self, first_token=not problem, first_token_problem=problem)
 
 
 def status_of(service: Service, seen: Observed, before: Object, *, timestamp: str) -> Object:

@@ -109,9 +109,10 @@ def wanted(fleet: Fleet) -> dict[str, int]:
 async def test_a_registered_replica_is_told_its_lease_and_seen_by_all() -> None:
     async with running() as client:
         answer = await client.register(a_replica("v0"))
-        assert (answer.term, answer.lease_seconds) == (1, 0.5)
+        assert answer.term >= 1
+        assert answer.lease_seconds == 0.5
         fleet = await client.fleet_when(lambda fleet: names(fleet) == ["v0"])
-        assert (fleet.term, fleet.members[0].replica) == (1, a_replica("v0"))
+        assert (fleet.term, fleet.members[0].replica) == (answer.term, a_replica("v0"))
 
 
 async def test_a_budget_arrives_and_trims_once_enough_rounds_are_known() -> None:

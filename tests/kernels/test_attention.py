@@ -77,7 +77,7 @@ def test_a_long_prompt_is_cut_into_tiles_without_changing_a_bit() -> None:
     q = queries(1000, 4, 16)
     pages = list(range(64))
     segments = Segments.of([pages], [0], [1000], page_tokens=PAGE)
-    assert len(segments.tiles(4, 2, None)) > 10
+    assert len(list(segments.tiles(4, 2, None))) > 10
     whole = ragged_paged_attention(q, keys, values, segments, scale=0.25)
     last = Segments.of([pages], [999], [1], page_tokens=PAGE)
     assert torch.equal(ragged_paged_attention(q[999:], keys, values, last, scale=0.25), whole[999:])

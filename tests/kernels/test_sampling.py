@@ -2,15 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dspark_kernels.sampling import (
-    SamplingBatch,
-    choose_tokens,
-    coupled_tokens,
-    exponential_noise,
-    filter_logits,
-    greedy_tokens,
-    noise_bits,
-)
+from dspark_kernels.noise import exponential_noise
+from dspark_kernels.sampling import SamplingBatch, choose_tokens, coupled_tokens, greedy_tokens
 
 LIMIT_8 = 26.12
 """Chi-square quantile 0.999 at 8 degrees of freedom: a correct sampler fails 1 in 1000 seeds."""
@@ -64,32 +57,6 @@ def test_tokens_at_neighbouring_positions_are_independent() -> None:
     assert chi_square(pairs, np.outer(law, law).ravel()) > 10 * LIMIT_8
 
 
-@pytest.mark.parametrize("changed", ["seeds", "choices", "positions"])
-def test_noise_depends_on_every_part_of_its_key(changed: str) -> None:
-    key = {"seeds": ones(1), "choices": ones(1), "positions": ones(1)}
-    first = exponential_noise(**key, vocab_size=1000)
-    again = exponential_noise(**key, vocab_size=1000)
-    other = exponential_noise(**{**key, changed: ones(1) * 2}, vocab_size=1000)
-    assert torch.equal(first, again)
-    assert abs(float(torch.corrcoef(torch.cat([first, other]))[0, 1])) < 0.15
-
-
-def test_noise_is_the_same_integers_on_every_machine() -> None:
-    bits = noise_bits(np.array([7, 2**62 + 3]), np.array([0, 2]), np.array([129, 0]), width=4)
-    assert bits.tolist() == [
-        [4113893860, 2531465734, 3931225050, 1318149890],
-        [2685327113, 1124869183, 2382982984, 3183089812],
-    ]
-
-
-def test_noise_is_exponential_and_never_zero_or_infinite() -> None:
-    noise = exponential_noise(ones(50), ones(50), torch.arange(50), 4096)
-    assert bool((noise > 0).all())
-    assert bool(torch.isfinite(noise).all())
-    assert abs(float(noise.mean()) - 1.0) < 0.01
-    assert abs(float(noise.double().var()) - 1.0) < 0.02
-
-
 @pytest.mark.parametrize("vocab_size", [64, 1000, 4096])
 def test_a_rows_token_and_noise_ignore_the_other_rows(vocab_size: int) -> None:
     rows = 23
@@ -118,36 +85,6 @@ def test_greedy_rows_take_the_lowest_id_among_equals() -> None:
     assert greedy_tokens(logits).tolist() == [1, 0]
     batch = SamplingBatch.of(temperatures=[0.0, 1e-6], seeds=[1, 2], positions=[0, 0])
     assert choose_tokens(logits, batch).tolist() == [1, 0]
-
-
-def test_limits_keep_what_they_say() -> None:
-    logits = torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]]))
-
-    def kept(top_k: int, top_p: float, min_p: float) -> list[int]:
-        filtered = filter_logits(
-            logits, torch.tensor([top_k]), torch.tensor([top_p]), torch.tensor([min_p])
-        )
-        return torch.nonzero(filtered[0] > -torch.inf).flatten().tolist()
-
-    assert kept(2, 1.0, 0.0) == [0, 1]
-    assert kept(0, 0.65, 0.0) == [0, 1]
-    assert kept(0, 0.75, 0.0) == [0, 1, 2]
-    assert kept(0, 1.0, 0.4) == [0, 1, 2]
-    assert kept(3, 0.5, 0.0) == [0, 1]
-    assert kept(9, 1.0, 0.0) == [0, 1, 2, 3]
-
-
-def test_rows_without_limits_are_not_copied() -> None:
-    logits = torch.randn(2, 8)
-    neutral = SamplingBatch.of(temperatures=[1, 1], seeds=[1, 1], positions=[0, 0])
-    assert filter_logits(logits, neutral.top_k, neutral.top_p, neutral.min_p) is logits
-
-
-def test_equal_logits_at_the_cut_favour_lower_ids() -> None:
-    filtered = filter_logits(
-        torch.zeros(1, 5), torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0])
-    )
-    assert (filtered[0] > -torch.inf).tolist() == [True, True, False, False, False]
 
 
 def test_filtered_sampling_follows_the_filtered_law() -> None:

@@ -171,6 +171,20 @@ def test_rows_must_follow_the_cached_ones() -> None:
         drafter.draft([ask("a", 5)])
 
 
+def test_repeated_and_overtaken_requests_do_no_harm() -> None:
+    drafter = BlockDrafter(tiny.drafter())
+    for key in ("a", "b"):
+        drafter.open(key, Sampling())
+        drafter.append(key, 0, rows(12))
+    (alone,) = drafter.draft([ask("b", 12)])
+    drafter.append("a", 12, rows(2))
+    overtaken, first, second = drafter.draft([ask("a", 12), ask("b", 12), ask("b", 12, tokens=2)])
+    assert overtaken == Proposal(tokens=(), confidences=())
+    assert first.tokens[:2] == second.tokens == alone.tokens[:2]
+    assert drafter.draft([ask("a", 12)]) == [overtaken]
+    assert drafter.draft([]) == []
+
+
 def test_sessions_and_context_are_bounded_and_given_back() -> None:
     drafter = BlockDrafter(tiny.drafter(), max_sessions=2, max_context_tokens=30)
     assert drafter.open("a", Sampling())

@@ -20,7 +20,9 @@ def monitors(service: Service) -> list[Object]:
     endpoints = {names.GATEWAY: "http", names.CONTROLLER: "metrics"}
     made = [
         _monitor(
-            service, "ServiceMonitor", component,
+            service,
+            "ServiceMonitor",
+            component,
             {
                 "selector": {"matchLabels": names.selector(service, component)},
                 "endpoints": [{"port": port, "interval": wanted.interval}],

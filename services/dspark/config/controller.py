@@ -37,8 +37,9 @@ class ControllerSettings(Settings):
     """A budget table is reconsidered once in this long."""
     max_sessions: int = Field(default=64, ge=1, le=1024)
     """Largest number of sessions in a budget table; the last entry also counts for more."""
-    max_cohorts: Literal[1, 2] = 1
-    """2 where verifiers alternate two halves of their sessions (their ``cohorts`` is 2)."""
+    max_cohorts: Literal[1, 2] = 2
+    """2 where verifiers may alternate two halves of their sessions (their ``cohorts`` is auto or
+    2); 1 where they never do."""
     off_gain: float = Field(default=0.05, ge=0)
     """Drafting stops only where going without it gives this share more tokens a second."""
     initial_replicas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)

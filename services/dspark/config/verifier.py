@@ -50,7 +50,7 @@ class VerifierSettings(Settings):
     """How long sessions may finish after a stop."""
     profile_at_start: bool = True
     """Measure the step curve before announcing readiness."""
-    profile_repeats: int = Field(default=5, ge=1)
+    profile_repeats: int = Field(default=3, ge=1)
     """Runs of each size; the curve keeps the median."""
     drafting: DraftingSettings = DraftingSettings()
     """The verifier's side of drafting."""

@@ -1,6 +1,7 @@
 """Store: what survives a restart of the controller: wishes and the term."""
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,14 +56,19 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """Forgets everything with the process."""
+    """Forgets everything with the process.
 
-    def __init__(self) -> None:
-        self._term = 0
+    Attributes:
+        before: Terms given are above this one.  Replicas outlive a controller and refuse the
+            budgets of an older term, so a process without a memory starts from the clock.
+    """
+
+    def __init__(self, *, before: int = 0) -> None:
+        self._term = before
         self._wishes: dict[PoolName, Wish] = {}
 
     def next_term(self) -> Term:
-        """Return 1, then 2, ..."""
+        """Return the next one."""
         self._term += 1
         return Term(self._term)
 
@@ -143,4 +149,4 @@ class SqliteStore:
 
 def open_store(where: str) -> Store:
     """Open ``memory`` or the SQLite file at a path; raise ValueError saying what is wrong."""
-    return MemoryStore() if where == "memory" else SqliteStore(where)
+    return MemoryStore(before=int(time.time())) if where == "memory" else SqliteStore(where)

@@ -7,7 +7,7 @@ thread and never block.  Answers leave through callbacks that must not block eit
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -105,6 +105,7 @@ class DrafterEngine:
         self._rounds: deque[_Pending] = deque()
         self._errands: deque[Callable[[], None]] = deque()
         self._sessions: dict[VerifierKey, set[SessionId]] = {}
+        self._streams: Counter[VerifierKey] = Counter()
         self._running = False
         self._draining = False
         self._thread = threading.Thread(target=self._run, name="drafter-engine", daemon=True)
@@ -131,7 +132,8 @@ class DrafterEngine:
     @property
     def num_sessions(self) -> int:
         """Sessions cached now."""
-        return sum(len(sessions) for sessions in self._sessions.values())
+        # A copy: the engine's thread adds verifiers meanwhile.
+        return sum(len(sessions) for sessions in list(self._sessions.values()))
 
     @property
     def num_waiting(self) -> int:
@@ -186,17 +188,36 @@ class DrafterEngine:
         self._send(errand)
 
     def attach(self, verifier: VerifierKey) -> None:
-        """Let a verifier open sessions: its rounds stream is up."""
-        self._send(lambda: self._sessions.update({verifier: set()}))
+        """Let a verifier open sessions: a rounds stream of it is up.
 
-    def forget(self, verifier: VerifierKey) -> None:
-        """Free every session of a verifier; it opens none from here on."""
+        It starts with none: what an older stream of the same verifier left is freed.
+        """
 
         def errand() -> None:
-            for session in self._sessions.pop(verifier, set()):
-                self._model.close((verifier, session))
+            self._free(verifier)
+            self._streams[verifier] += 1
+            self._sessions[verifier] = set()
 
         self._send(errand)
+
+    def forget(self, verifier: VerifierKey) -> None:
+        """A rounds stream of a verifier ended: free its sessions, and let it open no more.
+
+        A verifier may be back before its broken stream is noticed here; then the newer stream
+        keeps what it has.
+        """
+
+        def errand() -> None:
+            self._streams[verifier] -= 1
+            if self._streams[verifier] <= 0:
+                del self._streams[verifier]
+                self._free(verifier)
+
+        self._send(errand)
+
+    def _free(self, verifier: VerifierKey) -> None:
+        for session in self._sessions.pop(verifier, set()):
+            self._model.close((verifier, session))
 
     def _send(self, errand: Callable[[], None]) -> None:
         with self._condition:
@@ -236,9 +257,15 @@ class DrafterEngine:
         began_s = time.monotonic()
         requests: list[DraftRequest] = []
         outcomes: list[list[DraftBlock | tuple[SessionRound, int]]] = []
-        for pending in batch:
+        # All rows first: where a session is in the batch twice, only its newest question holds.
+        absorbed = [(pending, self._absorb(pending)) for pending in batch]
+        asked: set[Hashable] = set()
+        for pending, parts_in in absorbed:
             outcomes.append([])
-            for part, ready in self._absorb(pending):
+            for part, status in parts_in:
+                key = (pending.verifier, part.session)
+                overtaken = key in asked or self._model.cached(key) != part.base_length
+                ready = DraftStatus.NOT_SEEDED if overtaken else status
                 if ready is not DraftStatus.OK or part.max_tokens == 0:
                     block = DraftBlock(
                         session=part.session, base_length=part.base_length, status=ready
@@ -246,9 +273,10 @@ class DrafterEngine:
                     outcomes[-1].append(block)
                     continue
                 outcomes[-1].append((part, len(requests)))
+                asked.add(key)
                 requests.append(
                     DraftRequest(
-                        key=(pending.verifier, part.session),
+                        key=key,
                         anchor=part.anchor,
                         base_length=part.base_length,
                         max_tokens=min(part.max_tokens, self._model.gamma),
@@ -289,6 +317,9 @@ class DrafterEngine:
     def _append(self, verifier: VerifierKey, session: SessionId, start: int, rows: Rows) -> int:
         key = (verifier, session)
         cached = self._model.cached(key)
+        if rows.ndim != 2:
+            log.warning("rows of session %s refused: their shape is %s", session, rows.shape)
+            return -1
         if cached is None or cached != start:
             # A gap or a repeat: only seeding anew can mend it.
             return -1 if len(rows) or cached is None else cached

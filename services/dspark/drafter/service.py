@@ -1,7 +1,6 @@
 """gRPC in front of the drafter's engine: wire to core and back, nothing else."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import TypeVar
@@ -63,11 +62,12 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         self._engine.attach(verifier)
         yield draft_pb2.RoundResponse(incarnation=self._incarnation)
         loop = asyncio.get_running_loop()
-        replies: asyncio.Queue[RoundReply | None] = asyncio.Queue(_MAX_QUEUED_REPLIES)
+        # Bounded by ``post``; the end of the stream (None) always has room.
+        replies: asyncio.Queue[RoundReply | None] = asyncio.Queue()
 
-        def post(reply: RoundReply | None) -> None:
+        def post(reply: RoundReply) -> None:
             # A verifier that does not read its answers loses the newest: they would be late.
-            with contextlib.suppress(asyncio.QueueFull):
+            if replies.qsize() < _MAX_QUEUED_REPLIES:
                 replies.put_nowait(reply)
 
         async def read() -> None:
@@ -79,12 +79,15 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
                         lambda reply: loop.call_soon_threadsafe(post, reply),
                     )
             finally:
-                post(None)
+                replies.put_nowait(None)
 
         reader = asyncio.create_task(read())
         try:
             while (reply := await replies.get()) is not None:
                 yield reply_to_wire(reply)
+            await reader
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -92,6 +95,16 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
             log.info("verifier %s left", verifier.replica)
 
     async def Seed(  # noqa: D102
+        self,
+        request_iterator: AsyncIterator[draft_pb2.SeedRequest],
+        context: aio.ServicerContext[draft_pb2.SeedRequest, draft_pb2.SeedResponse],
+    ) -> draft_pb2.SeedResponse:
+        try:
+            return await self._fill(request_iterator, context)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _fill(
         self,
         request_iterator: AsyncIterator[draft_pb2.SeedRequest],
         context: aio.ServicerContext[draft_pb2.SeedRequest, draft_pb2.SeedResponse],

@@ -164,41 +164,51 @@ class BlockDrafter:
     def draft(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         """Draft one block for each request, all in one pass.
 
+        A request that is asked twice is answered twice alike; one that later rows have
+        overtaken (its context has grown beyond its anchor) gets no tokens.
+
         Raises:
-            ValueError: A session is unknown or its context does not end at its anchor.
+            ValueError: A session is unknown or rows before its anchor are missing.
         """
-        if not requests:
-            return []
-        sessions = [self._ready(request) for request in requests]
+        current = {request.key: request for request in requests if self._is_current(request)}
+        blocks = self._blocks(list(current.values())) if current else {}
+        nothing = Proposal(tokens=(), confidences=())
+        return [
+            _cut(blocks[request.key], request.max_tokens)
+            if current.get(request.key, request).base_length == request.base_length
+            and request.key in blocks
+            else nothing
+            for request in requests
+        ]
+
+    def _is_current(self, request: DraftRequest) -> bool:
+        session = self._sessions.get(request.key)
+        if session is None:
+            raise ValueError(f"session {request.key} is not open")
+        if session.cached < request.base_length:
+            raise ValueError(
+                f"session {request.key} has {session.cached} rows cached where the anchor is "
+                f"at {request.base_length}"
+            )
+        return session.cached == request.base_length
+
+    def _blocks(self, requests: Sequence[DraftRequest]) -> dict[Hashable, Proposal]:
+        """Blocks of different sessions, as long as the longest one asked for."""
+        sessions = [self._sessions[request.key] for request in requests]
         anchors = torch.tensor([request.anchor for request in requests])
         h = self._forward.run(sessions, anchors)
         assert h is not None
-        steps = min(self.gamma, max(request.max_tokens for request in requests))
-        h = h[:, :steps]
+        h = h[:, : min(self.gamma, max(request.max_tokens for request in requests))]
         sampling = sampling_batch(
             [session.sampling for session in sessions],
             [request.base_length + 1 for request in requests],
         )
         tokens = draft_tokens(self._forward.logits(h), anchors, self._bias(h), sampling)
         confidences = self._confidences(sessions, h, anchors, tokens).tolist()
-        return [
-            Proposal(
-                tokens=tuple(chosen[: request.max_tokens]),
-                confidences=tuple(rated[: request.max_tokens]),
-            )
+        return {
+            request.key: Proposal(tokens=tuple(chosen), confidences=tuple(rated))
             for request, chosen, rated in zip(requests, tokens.tolist(), confidences, strict=True)
-        ]
-
-    def _ready(self, request: DraftRequest) -> ContextCache:
-        session = self._sessions.get(request.key)
-        if session is None:
-            raise ValueError(f"session {request.key} is not open")
-        if session.cached != request.base_length:
-            raise ValueError(
-                f"session {request.key} has {session.cached} rows cached where the anchor is "
-                f"at {request.base_length}"
-            )
-        return session
+        }
 
     def _bias(self, h: torch.Tensor) -> Bias | None:
         """The sequential head for this block; gated and rnn heads by their own module."""
@@ -229,3 +239,11 @@ class BlockDrafter:
             [self._temperatures[session.sampling.greedy] for session in sessions]
         )
         return torch.sigmoid(logits / temperatures[:, : logits.shape[1]])
+
+
+def _cut(proposal: Proposal, max_tokens: int) -> Proposal:
+    if len(proposal.tokens) <= max_tokens:
+        return proposal
+    return Proposal(
+        tokens=proposal.tokens[:max_tokens], confidences=proposal.confidences[:max_tokens]
+    )

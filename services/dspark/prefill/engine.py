@@ -28,6 +28,10 @@ class PrefillTarget(Protocol):
     """What the engine asks of a target model; not thread-safe."""
 
     @property
+    def vocab_size(self) -> int:
+        """Tokens are 0 .. vocab_size - 1."""
+
+    @property
     def max_context_tokens(self) -> int:
         """Longest sequence."""
 
@@ -118,6 +122,7 @@ class PrefillEngine:
         self._waiting: deque[Job] = deque()
         self._active: deque[Job] = deque()
         self._running = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="prefill-engine", daemon=True)
         self.failure: BaseException | None = None
         self.prompt_tokens = 0
@@ -144,6 +149,11 @@ class PrefillEngine:
         return len(self._waiting) + len(self._active)
 
     @property
+    def num_active(self) -> int:
+        """Prompts that run."""
+        return len(self._active)
+
+    @property
     def num_waiting(self) -> int:
         """Prompts without pages."""
         return len(self._waiting)
@@ -160,7 +170,12 @@ class PrefillEngine:
         )
         if not 0 < len(job.tokens) <= capacity:
             raise ValueError(f"a prompt of {len(job.tokens)} tokens: 1 to {capacity} fit here")
+        if max(job.tokens) >= self._target.vocab_size:
+            raise ValueError(f"token {max(job.tokens)} is outside 0..{self._target.vocab_size - 1}")
         with self._condition:
+            if self._ended:
+                job.emit(None)  # nobody would run it
+                return
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{len(self._waiting)} prompts are waiting already")
             self._waiting.append(job)
@@ -176,6 +191,8 @@ class PrefillEngine:
         """Drop a prompt; its pages are freed before its next chunk."""
         with self._condition:
             job.cancelled = True
+            if job in self._waiting:
+                self._waiting.remove(job)
             self._condition.notify()
 
     def _run(self) -> None:
@@ -193,6 +210,8 @@ class PrefillEngine:
         except BaseException as error:
             self.failure = error
             log.exception("the prefill engine died")
+        with self._condition:
+            self._ended = True
         for job in (*self._waiting, *self._active):
             job.emit(None)
 
@@ -202,7 +221,7 @@ class PrefillEngine:
             self._active.remove(job)
             assert job.table is not None
             self.pages.release(job.table)
-        while self._waiting and (self._waiting[0].cancelled or self._admit(self._waiting[0])):
+        while self._waiting and self._admit(self._waiting[0]):
             self._waiting.popleft()
         for _ in range(len(self._active)):
             job = self._active[0]
@@ -230,7 +249,14 @@ class PrefillEngine:
         return True
 
     def _advance(self, job: Job) -> None:
-        """Compute one chunk, and send everything computed that the caller lacks."""
+        """Send one chunk that the caller lacks; compute it first where it is not here."""
+        logits = self._compute(job) if job.sent >= job.computed else None
+        if job.sent < job.computed:
+            stop = min(job.sent + self._chunk_tokens, job.computed)
+            self._emit(job, stop, logits)
+
+    def _compute(self, job: Job) -> NDArray[np.float32] | None:
+        """Run one chunk; return the logits of the prompt's last position if it is in there."""
         assert job.table is not None
         stop = min(job.computed + self._chunk_tokens, len(job.tokens))
         last = stop == len(job.tokens)
@@ -245,9 +271,7 @@ class PrefillEngine:
                 job.table,
                 page_hashes(job.tokens, self.pages.page_tokens, root=self._hash_root),
             )
-        while job.sent < job.computed:
-            until = min(job.sent + self._chunk_tokens, job.computed)
-            self._emit(job, until, logits if until == len(job.tokens) else None)
+        return logits
 
     def _emit(self, job: Job, stop: int, logits: NDArray[np.float32] | None) -> None:
         assert job.table is not None

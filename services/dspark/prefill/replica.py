@@ -106,7 +106,7 @@ class PrefillReplica:
             incarnation=self._host.incarnation,
             state=self._host.state if self._engine.failure is None else ReplicaState.DRAINING,
             window_s=window_s,
-            active_sessions=self._engine.num_open - self._engine.num_waiting,
+            active_sessions=self._engine.num_active,
             waiting_sessions=self._engine.num_waiting,
             free_pages=self._engine.pages.free_pages,
             total_pages=self._engine.pages.num_pages,

@@ -20,7 +20,7 @@ from dspark.model.drafter import DSparkDrafter
 from dspark.training.blocks import block_hidden
 from dspark.training.generation import DenseTarget
 from dspark.training.prompts import HeldOutPrompt
-from dspark_kernels.sampling import exponential_noise
+from dspark_kernels.noise import exponential_noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

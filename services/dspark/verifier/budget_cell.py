@@ -1,4 +1,8 @@
-"""The budget in force: swapped as a whole, refused when older, forgotten when expired."""
+"""The budget in force: swapped as a whole, refused when older, forgotten when expired.
+
+An expired one still fences older terms, but no longer older epochs of its own term: a controller
+that restarted without a memory counts from the first epoch again.
+"""
 
 import logging
 import threading
@@ -23,15 +27,9 @@ class BudgetCell:
     def offer(self, budget: Budget, now_s: float) -> bool:
         """Take ``budget`` unless it is older than the present one or of another curve."""
         with self._lock:
-            if not budget.newer_than(self._budget):
-                # A repeat of the same epoch renews it.
-                same = self._budget is not None and (budget.term, budget.epoch) == (
-                    self._budget.term,
-                    self._budget.epoch,
-                )
-                if not same:
-                    self.refused += 1
-                    return False
+            if self._is_older(budget, now_s):
+                self.refused += 1
+                return False
             if budget.curve_version and budget.curve_version != self._curve_version:
                 self.refused += 1
                 log.warning(
@@ -43,6 +41,15 @@ class BudgetCell:
             self._received_s = now_s
             self._expires_s = now_s + budget.ttl_s
             return True
+
+    def _is_older(self, budget: Budget, now_s: float) -> bool:
+        present = self._budget
+        if present is None or budget.newer_than(present):
+            return False
+        if budget.term != present.term:
+            return True
+        # A repeat of the same epoch renews it.
+        return budget.epoch != present.epoch and now_s <= self._expires_s
 
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         """Return K, ALL or OFF for this step; None when there is no usable budget."""

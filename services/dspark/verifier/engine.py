@@ -5,6 +5,7 @@ take what arrived; admit what fits; wait for this cohort's drafts, but no longer
 deadline; one ragged forward; commit; ask for the next drafts.
 """
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -78,6 +79,7 @@ class VerifierEngine:
         self._lock = threading.Lock()
         self._num_open = 0
         self._running = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="verifier-engine", daemon=True)
         self.desk = desk
         self.window = LoadWindow(clock())
@@ -138,6 +140,9 @@ class VerifierEngine:
                 f"{generation.max_new_tokens} make {total}, more than the {capacity} "
                 "that fit here"
             )
+        highest = max(*generation.prompt, *generation.committed, 0)
+        if highest >= self._target.vocab_size:
+            raise ValueError(f"token {highest} is outside 0..{self._target.vocab_size - 1}")
         with self._lock:
             if self._num_open >= self._settings.max_sessions + self._settings.max_waiting:
                 raise Overloaded(f"{self._num_open} sessions are open or waiting already")
@@ -145,6 +150,8 @@ class VerifierEngine:
         session = SessionId(next(self._ids))
         now_s = self._clock()
         self.post(Submitted(session=session, generation=generation, sink=sink, arrived_s=now_s))
+        if self._ended:
+            self._refuse_rest()
         return session
 
     def cancel(self, session: SessionId) -> None:
@@ -175,6 +182,16 @@ class VerifierEngine:
             log.exception("the verifier engine died")
         for session in self._sessions():
             session.sink.fail("the verifier stopped")
+        self._ended = True
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Fail what was submitted too late: nobody reads the inbox any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._inbox.get_nowait()
+                if isinstance(event, Submitted):
+                    event.sink.fail("the verifier stopped")
 
     def _sessions(self) -> list[VerifierSession]:
         return list(self.intake.sessions.values())

@@ -121,12 +121,14 @@ class Intake:
         if event.start != session.computed:
             # The replica disagrees on which pages are held here: do without it.
             event.taken()
-            reason = f"a chunk starts at {event.start}, not at {session.computed}"
-            self.prefill_failed(
-                PrefillFailed(session=session.id, attempt=session.attempt, reason=reason)
-            )
+            self._do_without(session, f"a chunk starts at {event.start}, not {session.computed}")
             return
-        self._target.import_chunk(session.pages, event.start, event.kv, event.rows)
+        try:
+            self._target.import_chunk(session.pages, event.start, event.kv, event.rows)
+        except ValueError as error:
+            event.taken()
+            self._do_without(session, str(error))
+            return
         self.kv_bytes += sum(layer.nbytes for layer in event.kv)
         session.computed += event.num_tokens
         event.taken()
@@ -136,6 +138,14 @@ class Intake:
             )
             metrics.DISAGG_DECISIONS.labels("remote").inc()
             self.prompt_done(session, token)
+
+    def _do_without(self, session: VerifierSession, reason: str) -> None:
+        """Stop pulling a prompt that comes wrong."""
+        assert self._prefill is not None
+        self._prefill.cancel(session.id)
+        self.prefill_failed(
+            PrefillFailed(session=session.id, attempt=session.attempt, reason=reason)
+        )
 
     def prefill_failed(self, event: PrefillFailed) -> None:
         """Run the rest of a prompt here: what arrived already stays."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dspark.core.draft import Rows
 from dspark.core.fleet import Compatibility, Fleet, Member
 from dspark.core.ids import ReplicaName, SessionId
+from dspark.core.pages import page_hashes
 from dspark.core.routing import choose_prefill
 from dspark.rpc.channel import open_channel
 from dspark.rpc.watch import Latest
@@ -55,6 +56,7 @@ class PrefillLink:
         timeout_s: float,
         attempts: int,
         want_rows: bool,
+        hash_root: bytes,
         transport: KvTransport | None = None,
     ) -> None:
         self._fleet = fleet
@@ -63,6 +65,7 @@ class PrefillLink:
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._want_rows = want_rows
+        self._hash_root = hash_root
         self._transport = transport or InlineKv()
         self._loop = asyncio.get_running_loop()
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -139,17 +142,24 @@ class PrefillLink:
             address = next(m.replica.address for m in members if m.replica.name == name)
             try:
                 async for chunk in self._chunks(address, request):
-                    if chunk.start + chunk.num_tokens <= arrived:
-                        continue  # the one before sent it already
                     await self._deliver(session, attempt, chunk)
                     arrived = chunk.start + chunk.num_tokens
-                return
+                    if chunk.HasField("last_logits"):
+                        return
+                raise ValueError(f"the stream ended after {arrived} tokens")
             except (grpc.aio.AioRpcError, ValueError) as error:
                 text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 reason = f"{name}: {text}"
                 log.warning("prefill of session %d failed at %s", session, reason)
                 failed.add(name)
+                self._hold(request, arrived)
         self._post(PrefillFailed(session=session, attempt=attempt, reason=reason))
+
+    def _hold(self, request: prefill_pb2.PrefillRequest, arrived: int) -> None:
+        """Note in the request that positions 0 .. arrived - 1 are here: another replica goes on."""
+        page_tokens = self._compatibility.page_tokens
+        hashes = page_hashes(request.token_ids[:arrived], page_tokens, root=self._hash_root)
+        request.held_page_hashes.extend(hashes[len(request.held_page_hashes) :])
 
     async def _chunks(
         self, address: str, request: prefill_pb2.PrefillRequest

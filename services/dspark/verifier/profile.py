@@ -7,7 +7,7 @@ from dspark.core.sampling import Sampling
 from dspark.verifier.target_port import Segment, Target
 
 SESSIONS = (1, 2, 4, 8, 16, 32)
-TOKENS_PER_SESSION = (1, 2, 4, 8)
+TOKENS_PER_SESSION = (1, 2, 3, 4, 5, 6, 7, 8)
 CONTEXT_TOKENS = (64, 512)
 
 

@@ -75,6 +75,7 @@ class VerifierReplica:
             timeout_s=self._settings.prefill_timeout_s,
             attempts=self._settings.prefill_attempts,
             want_rows=bool(identity.projection_id),
+            hash_root=identity.target_digest.encode(),
         )
         desk = None
         if identity.projection_id:

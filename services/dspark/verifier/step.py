@@ -70,13 +70,15 @@ def plan_step(
         for session in decoding
         if session.id in blocks
     ]
+    # A prompt that runs here goes on in every step, however much is drafted.
+    first_chunk = min(prefill_chunk_tokens, _missing(prefilling[0])) if prefilling else 0
     admission = _admit(
         candidates,
         # Drafts under "off" are probes: they measure acceptance, so all of them are verified.
         entry=ALL if entry == OFF else entry,
         curve=curve,
         decoding=decoding,
-        room=max(0, max_batch_tokens - len(decoding)),
+        room=max(0, max_batch_tokens - len(decoding) - first_chunk),
     )
     proposed = {draft.session: draft.survivals for draft in candidates}
     drafts = []
@@ -97,7 +99,7 @@ def plan_step(
     room = max_batch_tokens - sum(len(segment.tokens) for segment in segments)
     chunks = []
     for session in prefilling:
-        count = min(prefill_chunk_tokens, len(session.tokens) - session.computed, room)
+        count = min(prefill_chunk_tokens, _missing(session), room)
         if count <= 0:
             break
         room -= count
@@ -121,6 +123,11 @@ def plan_step(
         segments=tuple(segments),
         reason=admission.reason,
     )
+
+
+def _missing(session: VerifierSession) -> int:
+    """Prompt tokens that are not in the pages yet."""
+    return len(session.tokens) - session.computed
 
 
 def _admit(

@@ -1,0 +1,125 @@
+"""Hands: the only file that writes to the cluster.
+
+Writes are server-side applies under one field manager, deletions, and one JSON patch.  Only the
+status and the finalizer of a DSparkService are written elsewhere, by kopf, as ``handlers`` tell it.
+"""
+
+import json
+import logging
+import threading
+from dataclasses import dataclass, field
+
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import ApiException, NotFoundError
+
+from dspark_operator import names
+from dspark_operator.document import Object, text
+from dspark_operator.drift import drift
+from dspark_operator.look import Eyes, Key, key_of, unwanted
+from dspark_operator.manifests import ray
+from dspark_operator.manifests.objects import Cluster, Release
+from dspark_operator.rollout import count_patch
+from dspark_operator.spec.parse import Service
+
+log = logging.getLogger(__name__)
+
+_REFUSALS = (400, 403, 409, 422)
+"""Answers that say no to one object; any other failure is tried again."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Hands:
+    """What the handlers work with.
+
+    Attributes:
+        client: The API server.
+        cluster: What it can take.
+        release: What the operator was installed with.
+        gateway_url: Where gateways are reached, with ``{service}`` and ``{namespace}``; "": by
+            their Services.
+    """
+
+    client: DynamicClient
+    cluster: Cluster
+    release: Release
+    gateway_url: str = ""
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
+
+    @property
+    def eyes(self) -> Eyes:
+        """What reads the same API server."""
+        return Eyes(self.client)
+
+    def lock(self, uid: str) -> threading.Lock:
+        """Return the lock of one service: a timer and an edit never work on it at once."""
+        return self._locks.setdefault(uid, threading.Lock())
+
+    def url(self, service: Service) -> str:
+        """Return where the service's gateway is reached from here."""
+        template = self.gateway_url or names.gateway_url(service)
+        return template.format(service=service.name, namespace=service.namespace)
+
+    def bring_about(
+        self, service: Service, desired: list[Object], live: dict[Key, Object]
+    ) -> list[str]:
+        """Write the children that differ, delete those no longer wanted; return the refusals."""
+        refused = []
+        for child in desired:
+            current = live.get(key_of(child))
+            why = "it does not exist" if current is None else drift(child, current)
+            if why is None:
+                continue
+            log.info("%s/%s: applying %s %s: %s", service.namespace, service.name,
+                     *key_of(child), why)  # fmt: skip
+            try:
+                self.apply(child)
+            except ApiException as error:
+                if error.status not in _REFUSALS:
+                    raise
+                refused.append(f"{' '.join(key_of(child))}: {reason_of(error)}")
+        for child in unwanted(live, desired, service.uid):
+            self.delete(child)
+        return refused
+
+    def apply(self, manifest: Object) -> None:
+        """Write one object under our field manager."""
+        kind = self.client.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+        self.client.server_side_apply(
+            kind, body=manifest, field_manager=names.FIELD_MANAGER, force_conflicts=True
+        )
+
+    def delete(self, manifest: Object) -> None:
+        """Delete one object; what it owns goes in the background."""
+        kind = self.client.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+        try:
+            kind.delete(
+                name=text(manifest, "metadata", "name"),
+                namespace=text(manifest, "metadata", "namespace"),
+                body={"propagationPolicy": "Background"},
+            )
+        except NotFoundError:
+            log.debug("%s was gone already", key_of(manifest))
+
+    def patch_counts(self, merged: Object, live: Object) -> None:
+        """Give the running Ray cluster the bounds of its groups."""
+        name = text(live, "status", "activeServiceStatus", "rayClusterName")
+        namespace = text(live, "metadata", "namespace")
+        cluster = self.eyes.get(ray.API_VERSION, "RayCluster", namespace, name) if name else None
+        patch = count_patch(merged, cluster) if cluster is not None else []
+        if patch:
+            kind = self.client.resources.get(api_version=ray.API_VERSION, kind="RayCluster")
+            kind.patch(
+                name=name,
+                namespace=namespace,
+                body=patch,
+                content_type="application/json-patch+json",
+            )
+
+
+def reason_of(error: ApiException) -> str:
+    """Return what the API server said, in one line."""
+    try:
+        told = text(json.loads(error.body or ""), "message")
+    except (TypeError, ValueError):
+        told = ""
+    return told or str(error.reason)
