@@ -34,8 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -e $(PY) || { free=$$(df -Pm . | awk 'NR == 2 { print $$4 }'); test "$$free" -ge $(NEEDED_MB) || { echo "dspark: $(NEEDED_MB) MB of free disk are needed here for the environment, and $$free MB are free" >&2; exit 1; }; }
 	@test -e $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "dspark: installing packages into $(VENV) (once; a few minutes)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@$(PY) -m pip install -qq --disable-pip-version-check "$(TORCH)"
+	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## Start the stack, compare with and without speculation, serve until Ctrl-C

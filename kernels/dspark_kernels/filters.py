@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def filter_logits(
@@ -27,34 +28,40 @@ def filter_logits(
         return logits
     filtered = logits.clone()
     for row in limited:  # one at a time: a row's sums must not depend on other rows
-        filtered[row] = _filter_row(
-            filtered[row], int(top_k[row]), float(top_p[row]), float(min_p[row])
-        )
+        kept = _kept(logits[row].numpy(), int(top_k[row]), float(top_p[row]), float(min_p[row]))
+        if kept is not None:
+            filtered[row].masked_fill_(torch.from_numpy(~kept), float("-inf"))
     return filtered
 
 
-def _filter_row(logits: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
-    """One row [V]: find how many of the likeliest tokens stay, then cut at the last of them."""
-    values = logits.numpy()
-    # Values alone are sorted (numpy's vectorised sort); ids are looked up at the cut only.
-    ordered = np.sort(values)[::-1]
-    keep = len(ordered)
-    if 0 < top_k < keep:
-        keep = top_k
+def _kept(
+    values: NDArray[np.float32], top_k: int, top_p: float, min_p: float
+) -> NDArray[np.bool_] | None:
+    """Which of one row's tokens stay, [V]; None for all.
+
+    The limits narrow a set of candidate values step by step; only those that top-p may still
+    keep are sorted.  What stays is everything above the smallest value kept, and as many of
+    its equals as there is room for.
+    """
+    highest = values.max()
+    candidates = values
+    if 0 < top_k < len(candidates):
+        candidates = np.partition(candidates, len(candidates) - top_k)[-top_k:]
     if min_p > 0.0:
-        floor = ordered[0] + np.float32(np.log(min_p))
-        keep = min(keep, max(1, int((ordered[:keep] >= floor).sum())))
+        candidates = candidates[candidates >= highest + np.float32(np.log(min_p))]
+    keep = len(candidates)
     if top_p < 1.0:
-        # In float64, of what is kept so far: the smallest prefix with at least this mass.
-        mass = np.exp(ordered[:keep].astype(np.float64) - float(ordered[0])).cumsum()
-        keep = min(keep, int((mass < top_p * mass[-1]).sum()) + 1)
-    if keep == len(ordered):
-        return logits
-    cut = ordered[keep - 1]
-    kept = values > cut
-    equal = np.flatnonzero(values == cut)
-    kept[equal[: keep - int(kept.sum())]] = True
-    result = torch.full_like(logits, float("-inf"))
-    mask = torch.from_numpy(kept)
-    result[mask] = logits[mask]
-    return result
+        mass = np.exp(candidates - highest).sum(dtype=np.float64)
+        # All tokens below this together have less than the share that top-p leaves out.
+        floor = highest + np.float32(np.log((1.0 - top_p) / len(values)))
+        candidates = np.sort(candidates[candidates >= floor])[::-1]
+        sums = np.exp(candidates - highest).cumsum(dtype=np.float64)
+        keep = min(len(sums), int(np.searchsorted(sums, top_p * mass)) + 1)
+        candidates = candidates[:keep]
+    if keep == len(values):
+        return None
+    cut = candidates.min()
+    kept: NDArray[np.bool_] = values > cut
+    equals = np.flatnonzero(values == cut)
+    kept[equals[: keep - np.count_nonzero(kept)]] = True
+    return kept

@@ -1,4 +1,4 @@
-"""The CRDs, made from the spec classes: ``python -m dspark_operator.crd FOLDER`` writes them.
+"""The CRDs, made from the spec classes: ``python -m dspark_operator.crd CHART`` writes them.
 
 The files in the chart are this module's output; a test compares them.
 """
@@ -11,7 +11,8 @@ import yaml
 from dspark.config.controller import ControllerSettings
 from dspark.config.gateway import GatewaySettings
 from dspark_operator import GROUP, VERSION
-from dspark_operator.document import Object, part
+from dspark_operator.chart_schema import write_schema
+from dspark_operator.document import Object, items, part
 from dspark_operator.spec.front import CONTROLLER_RESERVED, GATEWAY_RESERVED
 from dspark_operator.spec.parse import MAX_NAME
 from dspark_operator.spec.policy import PolicySpec
@@ -209,10 +210,18 @@ def _column(name: str, path: str, *, kind: str = "string") -> Object:
     return {"name": name, "type": kind, "jsonPath": path}
 
 
-def write(folder: Path) -> None:
-    """Write one file for each CRD."""
-    for name, crd in (("dsparkservices", service_crd()), ("verificationpolicies", policy_crd())):
-        (folder / f"{name}.yaml").write_text(dump(crd))
+def write(chart: Path) -> None:
+    """Write one file for each CRD, and the part of the values schema that follows from them."""
+    service = service_crd()
+    for name, crd in (("dsparkservices", service), ("verificationpolicies", policy_crd())):
+        (chart / "crds" / f"{name}.yaml").write_text(dump(crd))
+    write_schema(chart / "values.schema.json", spec_schema(service))
+
+
+def spec_schema(crd: Object) -> Object:
+    """Return the schema of ``spec``."""
+    version = items(crd, "spec", "versions")[0]
+    return part(version, "schema", "openAPIV3Schema", "properties", "spec")
 
 
 def dump(crd: Object) -> str:

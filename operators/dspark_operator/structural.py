@@ -49,7 +49,7 @@ def _setting(field: Object, defs: Object) -> Object:
         }
         return {
             "type": "object",
-            "description": field.get("description", ""),
+            "description": field.get("description") or inner.get("description", ""),
             "properties": nested,
         }
     node = _node(field, defs)
@@ -99,6 +99,10 @@ def _node(node: Object, defs: Object) -> Object:
             made[key] = _node(value, defs)
         elif key == "maxProperties":
             made[key] = value
+    choices = made.get("enum")
+    if "type" not in made and isinstance(choices, list):
+        # A choice between words and numbers.
+        made["x-kubernetes-int-or-string"] = True
     if "default" in made:
         default = _without_none(made["default"])
         if default is None:

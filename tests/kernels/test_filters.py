@@ -32,3 +32,24 @@ def test_equal_logits_at_the_cut_favour_lower_ids() -> None:
         torch.zeros(1, 5), torch.tensor([2]), torch.tensor([1.0]), torch.tensor([0.0])
     )
     assert (filtered[0] > -torch.inf).tolist() == [True, True, False, False, False]
+
+
+def test_limits_equal_a_plain_sort() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for top_k, top_p, min_p in ((0, 0.9, 0.0), (50, 0.7, 0.0), (0, 0.99, 0.02), (7, 1.0, 0.1)):
+        for scale in (0.5, 3.0, 12.0):
+            row = torch.randn(1, 700, generator=generator) * scale
+            filtered = filter_logits(
+                row, torch.tensor([top_k]), torch.tensor([top_p]), torch.tensor([min_p])
+            )
+            values, ids = row[0].double().sort(descending=True)
+            keep = min(700, top_k or 700)
+            keep = min(
+                keep, int((values >= values[0] + torch.tensor(max(min_p, 1e-30)).log()).sum())
+            )
+            share = values[:keep].softmax(0).cumsum(0)
+            keep = min(keep, int((share < top_p - 1e-9).sum()) + 1)
+            assert (
+                sorted(ids[:keep].tolist())
+                == torch.nonzero(filtered[0] > -torch.inf).flatten().tolist()
+            )

@@ -33,8 +33,8 @@ class SpeculationSpec(Part):
 
     min_accepted_length: float = Field(default=1.2, ge=1.0)
     """Self-check at load: the pair must reach this mean accepted length."""
-    cohorts: int | None = Field(default=None, ge=1, le=2)
-    """Groups of sessions that alternate between drafting and verifying."""
+    cohorts: Literal["auto", 1, 2] | None = None
+    """Groups of sessions that alternate between drafting and verifying; auto: as it pays."""
     draft_deadline_floor_seconds: float | None = Field(default=None, gt=0)
     """A draft is waited for at least this long."""
     draft_deadline_factor: float | None = Field(default=None, ge=1)

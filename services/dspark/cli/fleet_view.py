@@ -1,11 +1,13 @@
 """What people are told of the fleet: plain data for --json, and tables of the same."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from dspark.cli.counters import per_round
 from dspark.core.budget import ALL, OFF, Budget
 from dspark.core.fleet import Fleet, LoadReport, Member, Pool
 
@@ -85,32 +87,33 @@ def _totals(loads: Sequence[LoadReport]) -> dict[str, Any]:
     """Sums of the newest reports; None where nothing was done in their window."""
     rounds = sum(load.drafted_steps for load in loads)
     accepted = sum(load.accepted_draft_tokens for load in loads)
-    kinds = {kind for load in loads for kind in load.wire_bytes}
+    moved: Counter[str] = Counter()
+    for load in loads:
+        moved.update(load.wire_bytes)
     tokens_per_s = sum(load.committed_tokens / load.window_s for load in loads if load.window_s)
     return {
         "tokens_per_s": round(tokens_per_s, 1),
         "accepted_length": round(1 + accepted / rounds, 3) if rounds else None,
-        "bytes_per_session_round": {
-            kind: round(sum(load.wire_bytes.get(kind, 0) for load in loads) / rounds, 1)
-            for kind in sorted(kinds)
-        }
-        if rounds
-        else None,
+        "bytes_per_session_round": per_round(moved, rounds),
     }
 
 
 def pool_tables(pools: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the pools, and below them the replicas, as tables."""
-    summary = Table("pool", "ready", "tokens/s", "tau", "bytes/round", "budget", box=None)
+    summary = Table(
+        "pool", "ready", "tokens/s", "tau now", "tau", "bytes a round", "budget", box=None
+    )
     replicas = Table("replica", "state", "pid", "address", "sessions", "pages free", box=None)
     notes = []
     for pool in pools:
-        budget, moved = pool["budget"], pool["bytes_per_session_round"] or {}
+        budget, ever = pool["budget"], pool.get("since_start") or {}
+        moved = pool["bytes_per_session_round"] or ever.get("bytes_per_session_round") or {}
         summary.add_row(
             pool["name"],
             f"{pool['ready_replicas']}/{pool['wanted_replicas']}",
             f"{pool['tokens_per_s']:.0f}" if pool["role"] == "verifier" else "",
-            "" if pool["accepted_length"] is None else f"{pool['accepted_length']:.2f}",
+            _length(pool["accepted_length"]),
+            _length(ever.get("accepted_length")),
             " ".join(f"{kind} {count:.0f}" for kind, count in moved.items()),
             "" if budget is None else f"epoch {budget['term']}.{budget['epoch']}",
         )
@@ -127,3 +130,7 @@ def pool_tables(pools: Sequence[Mapping[str, Any]]) -> RenderableType:
                 f"{replica['free_pages']}/{replica['total_pages']}",
             )
     return Group(summary, "", replicas, *notes)
+
+
+def _length(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

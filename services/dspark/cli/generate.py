@@ -137,8 +137,7 @@ def _measure(system: SystemSettings) -> "Curve":
     """Load the target as a verifier would, and profile it."""
     from dspark.model.pair import load_target
     from dspark.model.ragged_target import RaggedTarget
-    from dspark.model.serving import set_threads
-    from dspark.verifier.profile import curve_version
+    from dspark.model.serving import curve_version, set_threads
     from dspark.verifier.profile import profile as measure
 
     pool = system.pools.verifier
@@ -161,9 +160,7 @@ def _measure(system: SystemSettings) -> "Curve":
             page_tokens=model.page_tokens,
             max_sessions=settings.max_sessions,
             max_batch_tokens=settings.max_batch_tokens,
-            version=curve_version(
-                target_digest=identity.target_digest, device=model.device, threads=model.threads
-            ),
+            version=curve_version(model, identity.target_digest),
             device=model.device,
             clock=time.perf_counter,
             repeats=settings.profile_repeats,

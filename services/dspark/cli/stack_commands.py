@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 from rich.console import Console
 
@@ -17,6 +18,8 @@ from dspark.cli.stack.supervisor import Supervisor
 from dspark.cli.stack.sweep import marked_processes, sweep
 
 _POLL_S = 0.2
+_DOWN_S = 180.0
+"""A supervisor bounds its own stop; one that takes longer is stuck."""
 
 
 def up(
@@ -61,18 +64,20 @@ def down(state_dir: StateDir = None) -> None:
         return
     if supervisor is not None:
         supervisor.terminate()
-        while record.supervisor() is not None:
-            time.sleep(_POLL_S)
+        try:
+            supervisor.wait(_DOWN_S)
+        except psutil.TimeoutExpired:
+            supervisor.kill()
     left = sweep(record.mark, patience_s=5.0)
     print(f"dspark: stopped{f'; ended {left} leftover processes' if left else ''}")
 
 
 def stop_on_signals(supervisor: Supervisor) -> None:
-    """Let SIGINT and SIGTERM ask for the stop; a second SIGINT interrupts the waiting."""
+    """Let SIGINT and SIGTERM ask for the stop; a second SIGINT forgoes the drains."""
 
     def ask(number: int, _frame: object) -> None:
         if supervisor.stop_asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            supervisor.hurry.set()
         supervisor.stop_asked.set()
 
     signal.signal(signal.SIGINT, ask)
@@ -106,12 +111,18 @@ def _start_detached(folder: Path) -> None:
             start_new_session=True,
         )
     record: StackRecord | None = None
-    while child.poll() is None:
-        record = read_record(folder)
-        if record is not None and record.supervisor_pid == child.pid and record.phase == "ready":
-            say_where(record.gateway, record.model)
-            return
-        time.sleep(_POLL_S)
+    try:
+        while child.poll() is None:
+            record = read_record(folder)
+            mine = record is not None and record.supervisor_pid == child.pid
+            if record is not None and mine and record.phase == "ready":
+                say_where(record.gateway, record.model)
+                return
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait(_DOWN_S)
+        raise
     lines = [line for line in log.read_text().splitlines() if line.startswith("dspark: ")]
     why = lines[-1].removeprefix("dspark: ") if lines else f"ended with {child.returncode}"
     raise ValueError(f"{why} (log: {log})" if not lines else why)

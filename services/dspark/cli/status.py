@@ -11,9 +11,11 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from dspark.cli.counters import since_start
 from dspark.cli.fleet_view import describe_pools, pool_tables
 from dspark.cli.options import Json, StateDir, state_folder
 from dspark.cli.stack.record import StackRecord, read_record, require_running
+from dspark.core.fleet import Role
 
 _TIMEOUT_S = 3.0
 _WATCH_S = 1.0
@@ -30,7 +32,8 @@ def status(
     "problem"}, "processes": {NAME: {"pid", "restarts", "alive"}}, "pools": [{"name", "role",
     "wanted_replicas", "ready_replicas", "conditions", "serve", "budget", "tokens_per_s",
     "accepted_length", "bytes_per_session_round", "replicas": [{"name", "pid", "state",
-    ...}]}]}.  Rates are those of the newest reports: null when nothing was decoded.
+    ...}]}]}.  Rates are those of the newest reports (null when nothing was decoded); a verifier
+    pool has "since_start" with the same counts over the life of its replicas.
     Without a controller "pools" is empty and "controller" says so; exit code 0 all the same.
     """
     folder = state_folder(state_dir)
@@ -81,6 +84,10 @@ def _collect(folder: Path) -> dict[str, Any]:
     try:
         fleet = fleet_snapshot(record.controller, timeout_s=_TIMEOUT_S)
         pools = describe_pools(fleet, record.pools)
+        for pool in pools:
+            if pool["role"] == Role.VERIFIER.value:
+                addresses = [replica["metrics_address"] for replica in pool["replicas"]]
+                pool["since_start"] = since_start(filter(None, addresses))
         controller["term"] = fleet.term
     except ConnectionError as error:
         controller |= {"reachable": False, "problem": str(error), "term": None}

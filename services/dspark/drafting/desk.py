@@ -62,6 +62,9 @@ class _Drafter:
     curve: Curve | None = None
     sessions: set[SessionId] = field(default_factory=set)
     released: list[SessionId] = field(default_factory=list)
+    # Seedings under way whose sessions left: released only once they end, because a seeding has
+    # a stream of its own, and one that came after the release would be cached for ever.
+    orphans: dict[int, SessionId] = field(default_factory=dict)
     # Takes no new sessions before this request of ours (see _PAUSE_REQUESTS).
     closed_until: float = 0.0
 
@@ -304,10 +307,16 @@ class DraftDesk:
 
     def _unplace(self, session: SessionId, placement: _Placement) -> None:
         name, placement.drafter = placement.drafter, None
-        placement.seeding = placement.question = placement.block = None
-        if name is not None and name in self._drafters:
-            self._drafters[name].sessions.discard(session)
-            self._drafters[name].released.append(session)
+        seeding, placement.seeding = placement.seeding, None
+        placement.question = placement.block = None
+        if name is None or name not in self._drafters:
+            return
+        drafter = self._drafters[name]
+        drafter.sessions.discard(session)
+        if seeding is None:
+            drafter.released.append(session)
+        else:
+            drafter.orphans[seeding] = session
 
     def _lose(self, name: ReplicaName, incarnation: Incarnation) -> None:
         drafter = self._drafters.get(name)
@@ -356,6 +365,11 @@ class DraftDesk:
             self._empty(event.drafter)
 
     def _seeded(self, event: Seeded) -> None:
+        drafter = self._drafters.get(event.drafter)
+        if drafter is not None and event.seeding in drafter.orphans:
+            orphan = drafter.orphans.pop(event.seeding)
+            if orphan not in drafter.sessions:
+                drafter.released.append(orphan)
         placement = self._sessions.get(event.session)
         if placement is None or placement.seeding != event.seeding:
             return

@@ -142,10 +142,14 @@ def load_drafter_side(
 ) -> tuple[PairIdentity, BlockDrafter]:
     """Load the drafter's side of a pair; of the target only headers are read."""
     identity = read_pair(target_path, drafter_path, gamma=gamma)
+    folder = _drafter_folder(drafter_path)
+    embedding = None
+    if read_drafter_config(folder).layout == "speculators":  # may leave its embedding out
+        embedding = _target_embedding(local_folder(target_path, what="target"))
     drafter = BlockDrafter.load(
-        _drafter_folder(drafter_path),
+        folder,
         gamma=gamma,
-        target_embedding=_target_embedding(local_folder(target_path, what="target")),
+        target_embedding=embedding,
         max_sessions=max_sessions,
         max_context_tokens=max_context_tokens,
     )

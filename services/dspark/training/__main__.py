@@ -6,7 +6,16 @@ import json
 from pathlib import Path
 
 from dspark.training.drafter import DrafterSettings, train_drafter
+from dspark.training.evaluation import (
+    CalibrationSettings,
+    EvaluationSettings,
+    PromptSettings,
+    calibrate,
+    cut_prompts,
+    evaluate,
+)
 from dspark.training.features import FeatureSettings, make_features
+from dspark.training.model_card import CardSettings, write_cards
 from dspark.training.repetition import PolishSettings, polish_target
 from dspark.training.target import TargetSettings, train_target
 
@@ -15,6 +24,10 @@ _STAGES = {
     "polish": (PolishSettings, polish_target),
     "features": (FeatureSettings, make_features),
     "drafter": (DrafterSettings, train_drafter),
+    "prompts": (PromptSettings, cut_prompts),
+    "calibrate": (CalibrationSettings, calibrate),
+    "eval": (EvaluationSettings, evaluate),
+    "card": (CardSettings, write_cards),
 }
 
 
@@ -29,7 +42,7 @@ def main() -> None:
     kind, run = _STAGES[args.stage]
     values = dict(args.settings)
     for field in dataclasses.fields(kind):
-        if field.type in (Path, "Path") and field.name in values:
+        if "Path" in str(field.type) and isinstance(values.get(field.name), str):
             values[field.name] = Path(values[field.name])
         elif isinstance(values.get(field.name), list):
             values[field.name] = tuple(values[field.name])

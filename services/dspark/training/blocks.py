@@ -125,11 +125,11 @@ class DraftLoss(torch.autograd.Function):
         return loss, acceptance
 
     @staticmethod
-    def backward(  # type: ignore[override]  # torch types the context loosely
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, grad_acceptance: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
         """Return the stored gradient."""
-        grad: Tensor = ctx.saved_tensors[0]
+        grad: Tensor = ctx.saved_tensors[0]  # type: ignore[attr-defined]  # set in forward
         return grad * grad_loss, None, None, None, None
 
 

@@ -69,6 +69,16 @@ class CalibrationSettings:
     threads: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSettings:
+    """Which held-out prompts to ship."""
+
+    target: Path
+    held_out: Path
+    out: Path
+    counts: tuple[tuple[str, int], ...] = (("code", 120), ("prose", 90), ("arithmetic", 70))
+
+
 def acceptance_figures(rounds: Sequence[Rounds], gamma: int) -> dict[str, object]:
     """Summarise rounds: tau, conditional acceptance per position, repeated 8-grams.
 
@@ -250,11 +260,10 @@ def calibrate(cfg: CalibrationSettings) -> dict[str, Calibration]:
     return found
 
 
-def cut_prompts(
-    target: Path, held_out: Path, out: Path, counts: dict[str, int] | None = None
-) -> list[HeldOutPrompt]:
+def cut_prompts(cfg: PromptSettings) -> list[HeldOutPrompt]:
     """Cut the shipped prompts from held-out documents."""
-    counts = counts or {"code": 120, "prose": 90, "arithmetic": 70}
-    prompts = held_out_prompts(load_tokenizer(target), read_documents(held_out), counts)
-    write_prompts(out, prompts)
+    prompts = held_out_prompts(
+        load_tokenizer(cfg.target), read_documents(cfg.held_out), dict(cfg.counts)
+    )
+    write_prompts(cfg.out, prompts)
     return prompts

@@ -136,9 +136,10 @@ def temperature_choice(temperature: float, seed: int) -> Choose:
     generator = torch.Generator().manual_seed(seed)
 
     def choose(logits: Tensor, position: int) -> Tensor:
-        if temperature > 0.0:
-            noise = torch.empty_like(logits).exponential_(generator=generator)
-            logits = logits / temperature - noise.log()
-        return logits.argmax(-1)
+        if temperature <= 0.0:
+            return logits.argmax(-1)
+        mass = torch.softmax(logits / temperature, -1).cumsum(-1)
+        drawn = torch.rand(logits.shape[0], 1, generator=generator) * mass[:, -1:]
+        return torch.searchsorted(mass, drawn).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
     return choose

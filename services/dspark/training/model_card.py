@@ -69,7 +69,8 @@ form. It knows little and is often wrong: it exists to be served.
 
 Bits/byte: over whole held-out documents, windows of 512 tokens that overlap by 256. Repeated
 8-grams: mean share of the 8-grams of a greedy continuation of 128 tokens (fewer where it stops)
-that occurred before in it, over the held-out prompts; all three domains together {_percent(repeats["all"])}.
+that occurred before in it, over the held-out prompts; all three domains together
+{_percent(repeats["all"])}.
 
 ## Training
 {provenance["target_training"]}

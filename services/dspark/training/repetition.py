@@ -170,6 +170,6 @@ def blend_targets(start: Path, tuned: Qwen3ForCausalLM, share: float) -> None:
     The fine-tune overshoots; on this line bits per byte and repetition trade off smoothly
     (weight-space ensembling, Wortsman et al. 2022), so the share is chosen on held-out text.
     """
-    begun = load_target(start).state_dict()
-    for name, tensor in tuned.state_dict().items():
-        tensor.copy_(begun[name] + share * (tensor - begun[name]))
+    begun = dict(load_target(start).named_parameters())  # tied weights come once
+    for name, parameter in tuned.named_parameters():
+        parameter.copy_(begun[name] + share * (parameter - begun[name]))

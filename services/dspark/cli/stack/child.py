@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 15.0
 _STEADY_S = 30.0
 _TAIL_BYTES = 4000
+_POLL_S = 0.05
 
 
 class Child:
@@ -82,16 +84,19 @@ class Child:
         if self._process is not None and self.alive():
             self._process.terminate()
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for its end, kill it after ``timeout_s``; return whether it ended by itself."""
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            return False
+    def wait(self, timeout_s: float, hurry: threading.Event | None = None) -> bool:
+        """Wait for its end; kill it after ``timeout_s`` or when ``hurry`` is set.
+
+        Returns whether it ended by itself.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while self.alive():
+            if time.monotonic() > deadline_s or (hurry is not None and hurry.is_set()):
+                assert self._process is not None
+                self._process.kill()
+                self._process.wait()
+                return False
+            time.sleep(_POLL_S)
         return True
 
     def last_words(self) -> str:

@@ -64,6 +64,8 @@ class Supervisor:
         self._source = source
         self.settings = _definite(settings, self._state_dir)
         self.stop_asked = threading.Event()
+        self.hurry = threading.Event()
+        """Set to kill instead of waiting for drains."""
         self._mark = secrets.token_hex(8)
         self._scratch = make_scratch()
         self._status_file = self._state_dir / "pools.json"
@@ -138,7 +140,7 @@ class Supervisor:
         }
         for name in reversed(CHILDREN):
             self._children[name].terminate()
-            self._children[name].wait(patience_s[name])
+            self._children[name].wait(patience_s[name], self.hurry)
         sweep(self._mark, patience_s=5.0)
         if failed:
             self._keep_ray_logs()

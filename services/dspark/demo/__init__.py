@@ -1,0 +1,1 @@
+"""The demo pair: a small target, its DSpark drafter, and held-out prompts, as package data."""

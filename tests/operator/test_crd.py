@@ -1,0 +1,139 @@
+"""The CRDs: the files are what the classes make, and structural; the rules say what they mean."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from tests.operator.cases import CHART, PROFILES, profile, small
+from tests.operator.test_spec import MISTAKES
+
+from dspark_operator.chart_schema import with_spec
+from dspark_operator.crd import dump, policy_crd, service_crd, spec_schema
+
+AGAIN = "run python -m dspark_operator.crd deploy/helm/dspark"
+
+
+def test_the_files_in_the_chart_are_up_to_date() -> None:
+    assert (CHART / "crds/dsparkservices.yaml").read_text() == dump(service_crd()), AGAIN
+    assert (CHART / "crds/verificationpolicies.yaml").read_text() == dump(policy_crd()), AGAIN
+    values = (CHART / "values.schema.json").read_text()
+    assert values == with_spec(values, spec_schema(service_crd())), AGAIN
+
+
+def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema below a schema, by path."""
+    yield path, node
+    for name, inner in node.get("properties", {}).items():
+        yield from _nodes(inner, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            yield from _nodes(node[key], f"{path}[]")
+
+
+def _root(crd: dict[str, Any]) -> dict[str, Any]:
+    return crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+@pytest.mark.parametrize("crd", [service_crd(), policy_crd()], ids=["service", "policy"])
+def test_a_schema_is_structural(crd: dict[str, Any]) -> None:
+    for path, node in _nodes(_root(crd)):
+        assert "type" in node or node.get("x-kubernetes-int-or-string"), path
+        assert not {"$ref", "anyOf", "oneOf", "allOf", "not", "title", "$defs"} & set(node), path
+        assert not ({"properties"} <= set(node) and "additionalProperties" in node), path
+        if node.get("x-kubernetes-list-type") == "map":
+            for key in node["x-kubernetes-list-map-keys"]:
+                assert key in node["items"]["required"], path
+
+
+def test_every_field_is_described() -> None:
+    for path, node in _nodes(_root(service_crd())["properties"]["spec"]):
+        if path and not path.endswith("[]"):
+            assert node.get("description"), path
+
+
+def test_no_engine_setting_has_a_default_that_would_freeze_in_the_object() -> None:
+    spec = _root(service_crd())["properties"]["spec"]["properties"]
+    engine = spec["pools"]["items"]["properties"]["groups"]["items"]["properties"]["engine"]
+    for path, node in _nodes(engine):
+        assert "default" not in node or not path, path
+
+
+def _rules(node: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """Every rule that applies somewhere in a value: (rule, message, self)."""
+    for entry in node.get("x-kubernetes-validations", []):
+        yield entry["rule"], entry["message"], value
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in node.get("properties", {}):
+                yield from _rules(node["properties"][name], inner)
+    if isinstance(value, list):
+        for inner in value:
+            yield from _rules(node["items"], inner)
+
+
+def _defaulted(node: Any, value: Any) -> Any:
+    """What the API server makes of a value before it looks at the rules."""
+    if isinstance(value, list):
+        return [_defaulted(node["items"], entry) for entry in value]
+    if not isinstance(value, dict) or "properties" not in node:
+        return value
+    filled = {
+        name: copy.deepcopy(inner["default"])
+        for name, inner in node["properties"].items()
+        if "default" in inner and name not in value
+    } | value
+    return {
+        name: _defaulted(node["properties"][name], entry)
+        for name, entry in filled.items()
+        if name in node["properties"]
+    }
+
+
+def _complaints(spec: dict[str, Any]) -> list[str]:
+    celpy = pytest.importorskip("celpy", reason="cel-python is not installed")
+    environment = celpy.Environment()
+    schema = _root(service_crd())["properties"]["spec"]
+    complaints = []
+    for rule, message, value in _rules(schema, _defaulted(schema, spec)):
+        if "oldSelf" in rule:
+            continue
+        program = environment.program(environment.compile(rule))
+        if not program.evaluate({"self": celpy.json_to_cel(value)}):
+            complaints.append(message)
+    return complaints
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_rules_let_every_profile_pass(name: str) -> None:
+    assert _complaints(profile(name)) == []
+
+
+@pytest.mark.parametrize(
+    ("mistake", "complaint"),
+    [
+        ("a minimum above the maximum", "min must not be above max"),
+        ("a verifier group without replicas", "a verifier group needs replicas.min"),
+        ("no verifier", "at least one pool with role verifier"),
+        ("a drafter pool without a drafter", "a drafter pool needs model.drafter"),
+        ("two sources of a model", "exactly one of hub"),
+        ("two controllers on one embedded store", "an embedded store belongs to one controller"),
+        ("an upgrade without a surge", "NewClusterWithIncrementalUpgrade needs surge"),
+    ],
+)
+def test_a_rule_refuses_what_the_operator_refuses(mistake: str, complaint: str) -> None:
+    spec = small()
+    MISTAKES[mistake][0](spec)
+    assert any(told.startswith(complaint) or complaint in told for told in _complaints(spec))
+
+
+def test_a_rule_refuses_an_engine_setting_of_another_role() -> None:
+    spec = small()
+    spec["pools"][1]["groups"][0]["engine"] = {"numPages": 64}
+    assert any("a drafter pool has no engine settings" in told for told in _complaints(spec))
+
+
+def test_the_crds_parse_as_yaml() -> None:
+    for path in (CHART / "crds").glob("*.yaml"):
+        assert yaml.safe_load(path.read_text())["kind"] == "CustomResourceDefinition"

@@ -1,0 +1,125 @@
+"""The spec: mistakes are refused, and the message names the field."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.operator.cases import PROFILES, body, profile, service, small
+
+from dspark_operator.spec.parse import SpecError, parse_service
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def _group(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec["pools"][0]["groups"][0]
+
+
+MISTAKES: dict[str, tuple[Edit, str]] = {
+    "a misspelt key": (
+        lambda s: _group(s).update(replica=1),
+        "spec.pools[0].groups[0].replica: unknown key; did you mean replicas?",
+    ),
+    "a misspelt engine setting": (
+        lambda s: _group(s).update(engine={"maxSession": 1}),
+        "spec.pools[0].groups[big].engine.maxSession: unknown key; did you mean maxSessions?",
+    ),
+    "an engine setting out of bounds": (
+        lambda s: _group(s).update(engine={"numPages": 1}),
+        "spec.pools[0].groups[big].engine.numPages: Input should be greater than or equal to 8",
+    ),
+    "a nested engine setting out of bounds": (
+        lambda s: _group(s).update(engine={"drafting": {"deadlineFactor": 0}}),
+        "spec.pools[0].groups[big].engine.drafting.deadlineFactor:",
+    ),
+    "an engine setting that the operator owns": (
+        lambda s: _group(s).update(engine={"pool": "x"}),
+        "spec.pools[0].groups[big].engine.pool: unknown key",
+    ),
+    "a minimum above the maximum": (
+        lambda s: _group(s).update(replicas={"min": 3, "max": 2}),
+        "spec.pools[0].groups[0].replicas: min must not be above max",
+    ),
+    "a verifier group without replicas": (
+        lambda s: _group(s).update(replicas={"min": 0, "max": 2}),
+        "spec.pools[0].groups[big].replicas.min: a verifier group needs",
+    ),
+    "no verifier": (
+        lambda s: s["pools"].pop(0),
+        "spec.pools: at least one pool with role verifier",
+    ),
+    "a drafter pool without a drafter": (
+        lambda s: s["model"].pop("drafter"),
+        "spec.pools[drafter]: a drafter pool needs model.drafter",
+    ),
+    "two pools of one name": (
+        lambda s: s["pools"].append(s["pools"][0]),
+        "spec.pools: the name 'verifier' occurs twice",
+    ),
+    "two sources of a model": (
+        lambda s: s["model"]["target"].update(hub={"id": "a/b"}),
+        "spec.model.target: exactly one of hub, pvc, objectStore and builtin",
+    ),
+    "a gateway setting that the operator owns": (
+        lambda s: s.update(gateway={"settings": {"port": 1}}),
+        "spec.gateway.settings.port: unknown key",
+    ),
+    "two controllers on one embedded store": (
+        lambda s: s.update(controller={"replicas": 2}),
+        "spec.controller.replicas: an embedded store belongs to one controller",
+    ),
+    "a store that the controller does not have": (
+        lambda s: s.update(
+            controller={"store": {"type": "Redis", "redis": {"address": "redis:6379"}}}
+        ),
+        "spec.controller.store.type: this version's controller keeps its state",
+    ),
+    "an upgrade without a surge": (
+        lambda s: s.update(updateStrategy={"type": "NewClusterWithIncrementalUpgrade"}),
+        "spec.updateStrategy: type NewClusterWithIncrementalUpgrade needs surge",
+    ),
+    "an unknown update strategy": (
+        lambda s: s.update(updateStrategy={"type": "NewCluster"}),
+        "spec.updateStrategy.type: Input should be 'None' or",
+    ),
+    "an image without a tag": (
+        lambda s: s.update(images={"engine": "dspark-engine"}),
+        "spec.images.engine: String should match pattern",
+    ),
+    "ports the wrong way round": (
+        lambda s: s.update(network={"portMin": 9950, "portMax": 9910}),
+        "spec.network: portMin must not be above portMax",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_and_its_field_named(mistake: str) -> None:
+    edit, message = MISTAKES[mistake]
+    spec = copy.deepcopy(small())
+    edit(spec)
+    with pytest.raises(SpecError) as refusal:
+        service(spec)
+    assert str(refusal.value).startswith(message), str(refusal.value)
+
+
+def test_a_name_that_leaves_no_room_for_children_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"metadata.name: .* 31 characters"):
+        parse_service(body(small(), name="a" * 31))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_a_valid_spec(name: str) -> None:
+    assert service(profile(name)).spec.units()
+
+
+def test_gpus_are_counted_at_the_largest_size() -> None:
+    spec = small()
+    spec["pools"][1]["groups"][0]["replicasPerPod"] = 4
+    assert service(spec).spec.gpus() == 4 + 1
+
+
+def test_an_empty_spec_says_what_is_missing() -> None:
+    with pytest.raises(SpecError, match=r"^spec.model: Field required"):
+        service({})
