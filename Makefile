@@ -21,10 +21,10 @@ PROTOS := $(wildcard proto/dspark/wire/v1/*.proto)
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit e2e check fix proto train clean
+.PHONY: help setup demo serve test unit e2e test-lossless check fix proto train clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(STAMP) ## Make the environment in .venv
 
@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## Start the stack, compare with and without speculation, serve until Ctrl-C
-	@$(BIN)/dspark demo
+	@$(BIN)/dspark demo --config configs/demo.yaml
 
 serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
 	@$(BIN)/dspark up --config configs/demo.yaml
@@ -51,6 +51,9 @@ unit: $(STAMP) ## Unit tests (about a minute)
 
 e2e: $(STAMP) ## Whole-system tests: real processes, a real model (a few minutes)
 	$(BIN)/pytest e2e
+
+test-lossless: $(STAMP) ## Prove that drafting changes no output, in one table (minutes)
+	OMP_NUM_THREADS=1 $(PY) -m tests.lossless.report -n 2
 
 check: $(STAMP) ## Lint, types, layers, protocols
 	$(BIN)/ruff check .

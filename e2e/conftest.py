@@ -53,6 +53,7 @@ def stack_words(model_words: list[str], state_dir: Path) -> list[str]:
         "--state-dir", str(state_dir),
         "--port", str(free_port()),
         "--set", f"controller.port={free_port()}",
+        "--set", "start_timeout_s=540",
         # A quick profile: these tests are about correctness, not about budgets.
         "--set", "pools.verifier.settings.profile_repeats=1",
         # Draft also where it does not pay: a random drafter would soon be switched off.

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parent.parent
-_START_S = 240.0
+_START_S = 600.0
 
 
-def dspark(*words: str, timeout_s: float = 120.0) -> "subprocess.CompletedProcess[str]":
+def dspark(*words: str, timeout_s: float = 240.0) -> "subprocess.CompletedProcess[str]":
     """Run one command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "dspark.cli", *words],

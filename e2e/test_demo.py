@@ -32,7 +32,7 @@ def test_the_demo_compares_serves_and_leaves_nothing_behind(
     try:
         wait_until(
             lambda: "serving until Ctrl-C" in output.read_text() or child.poll() is not None,
-            timeout_s=240,
+            timeout_s=600,
             what="the summary",
         )
         said = output.read_text()
@@ -50,7 +50,7 @@ def test_the_demo_compares_serves_and_leaves_nothing_behind(
 
 def test_a_missing_model_is_one_line_and_nothing_stays(tmp_path: Path) -> None:
     words = stack_words(["--set", "model.target=/no/such/folder"], tmp_path)
-    done = dspark("up", "--detach", *words, timeout_s=240)
+    done = dspark("up", "--detach", *words, timeout_s=600)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "/no/such/folder" in line

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gateway_url=given.gateway_url,
     )
     registry = kopf.OperatorRegistry()
-    handlers.register(registry)
+    handlers.register(registry, period_s=given.period_s)
     settings = _settings(cluster_wide=not given.namespace)
     kopf.run(
         registry=registry,
@@ -71,6 +71,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--lease-namespace", required=True, help="where the leader's Lease is kept")
     add("--engine-image", required=True, help="for services that name none")
     add("--server-image", required=True, help="for services that name none")
+    add("--period-s", type=float, default=15.0, help="how often each service is looked at")
     add("--health-port", type=int, default=8080, help="/healthz; 0 for none")
     add("--gateway-url", default="", help="instead of Services: http://host/{namespace}/{service}")
     return parser.parse_args(arguments)

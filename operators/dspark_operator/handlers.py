@@ -12,7 +12,7 @@ import kopf
 from kubernetes.dynamic.exceptions import ApiException
 
 from dspark_operator import GROUP, VERSION, names
-from dspark_operator.ask import Answer, ask_fleet, ask_token
+from dspark_operator.ask import Answer
 from dspark_operator.conditions import fails, merge
 from dspark_operator.document import Object, items, number, part, text
 from dspark_operator.hands import Hands, reason_of
@@ -25,15 +25,19 @@ from dspark_operator.spec.parse import Service, SpecError, parse_service
 from dspark_operator.status import Observed, broken_status, conditions_of, status_of
 from dspark_operator.teardown import Left, Stop, next_stop
 
-PERIOD_S = 15.0
 _SPARE_DRAIN_S = 300.0
 _STOP_RETRIES = 2000  # two seconds apart: beyond the patience of any spec
 _SERVICES = (GROUP, VERSION, "dsparkservices")
 _POLICIES = (GROUP, VERSION, "verificationpolicies")
 
 
-def register(registry: kopf.OperatorRegistry) -> None:
-    """Tell kopf what to call, and when."""
+def register(registry: kopf.OperatorRegistry, *, period_s: float) -> None:
+    """Tell kopf what to call, and when.
+
+    Args:
+        registry: Kopf's list of handlers.
+        period_s: How often each service is looked at without an event.
+    """
     on = kopf.on
     for event in (on.resume, on.create):
         event(*_SERVICES, registry=registry)(reconcile)
@@ -41,7 +45,7 @@ def register(registry: kopf.OperatorRegistry) -> None:
     on.update(*_SERVICES, field="spec", registry=registry)(reconcile)
     on.update(*_POLICIES, field="spec", registry=registry)(policy)
     on.delete(*_SERVICES, retries=_STOP_RETRIES, registry=registry)(stop)
-    kopf.timer(*_SERVICES, interval=PERIOD_S, initial_delay=PERIOD_S, registry=registry)(reconcile)
+    kopf.timer(*_SERVICES, interval=period_s, initial_delay=period_s, registry=registry)(reconcile)
 
 
 def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> None:
@@ -64,7 +68,7 @@ def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> 
             except ApiException as error:
                 raise kopf.TemporaryError(reason_of(error), delay=5) from error
             status = status_of(service, seen, before, timestamp=_now())
-    _report(body, patch, before, status)
+    _report(hands, body, patch, before, status)
 
 
 def stop(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
@@ -100,7 +104,7 @@ def stop(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
         elif action is Stop.ENGINES and ray_service is not None:
             hands.delete(ray_service)
     if action is not Stop.WAIT:
-        kopf.event(body, type="Normal", reason=reason, message=message)
+        hands.tell(body, type="Normal", reason=reason, message=message)
     if action is not Stop.DONE:
         raise kopf.TemporaryError(message, delay=2)
 
@@ -134,7 +138,9 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
     else:
         step = _ray_step(hands, service, desired_ray, live_ray)
     gateway = live.get(("Deployment", names.child(service, names.GATEWAY)))
-    answer = ask_fleet(hands.url(service)) if gateway is not None else Answer(problem="no gateway")
+    answer = (
+        hands.ask_fleet(hands.url(service)) if gateway is not None else Answer(problem="no gateway")
+    )
     seen = Observed(
         step=step,
         ray_service=live_ray,
@@ -172,11 +178,13 @@ def _with_first_token(hands: Hands, service: Service, seen: Observed, before: Ob
     if was_ready and number(before, "observedGeneration") == service.generation:
         problem = ""
     else:
-        problem = ask_token(hands.url(service), service.spec.model.name)
+        problem = hands.ask_token(hands.url(service), service.spec.model.name)
     return seen.with_first_token(problem)
 
 
-def _report(body: kopf.Body, patch: kopf.Patch, before: Object, status: Object) -> None:
+def _report(
+    hands: Hands, body: kopf.Body, patch: kopf.Patch, before: Object, status: Object
+) -> None:
     """Write the status where it differs, and an event where its reasons do."""
     if status == before:
         return
@@ -194,7 +202,7 @@ def _report(body: kopf.Body, patch: kopf.Patch, before: Object, status: Object) 
         if kind != "Ready" and text(condition, "status") != "True":
             continue
         good = (kind == "Stalled") != (text(condition, "status") == "True")
-        kopf.event(
+        hands.tell(
             body,
             type="Normal" if good else "Warning",
             reason=text(condition, "reason"),

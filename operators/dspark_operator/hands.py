@@ -7,12 +7,15 @@ status and the finalizer of a DSparkService are written elsewhere, by kopf, as `
 import json
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import kopf
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ApiException, NotFoundError
 
 from dspark_operator import names
+from dspark_operator.ask import Answer, ask_fleet, ask_token
 from dspark_operator.document import Object, text
 from dspark_operator.drift import drift
 from dspark_operator.look import Eyes, Key, key_of, unwanted
@@ -37,12 +40,18 @@ class Hands:
         release: What the operator was installed with.
         gateway_url: Where gateways are reached, with ``{service}`` and ``{namespace}``; "": by
             their Services.
+        ask_fleet: Asks a gateway, by its base URL, for the fleet.
+        ask_token: Asks a gateway for one token of a model; "" when it came.
+        tell: Posts an event of an object: (object, type=, reason=, message=).
     """
 
     client: DynamicClient
     cluster: Cluster
     release: Release
     gateway_url: str = ""
+    ask_fleet: Callable[[str], Answer] = ask_fleet
+    ask_token: Callable[[str, str], str] = ask_token
+    tell: Callable[..., None] = kopf.event
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     @property

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 POOLS = ("prefill", "drafter", "verifier")
 _STATUS_PERIOD_S = 0.5
+_START_ATTEMPTS = 3
 
 
 class ReplicaHost(Protocol):
@@ -226,18 +227,25 @@ def _start_ray(system: SystemSettings, scratch: Path) -> None:
     if system.ray.address is not None:
         ray.init(address=system.ray.address, namespace="dspark", log_to_driver=False)
         return
-    ray.init(
-        address="local",
-        namespace="dspark",
-        num_cpus=system.ray.num_cpus,
-        resources=dict(system.ray.resources),
-        object_store_memory=system.ray.object_store_mb * 1024 * 1024,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(scratch),
-        _node_ip_address="127.0.0.1",
-    )
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                namespace="dspark",
+                num_cpus=system.ray.num_cpus,
+                resources=dict(system.ray.resources),
+                object_store_memory=system.ray.object_store_mb * 1024 * 1024,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=str(scratch),
+            )
+            return
+        except Exception as error:  # Ray raises the bare class for a slow machine
+            if "timed out" not in str(error) or attempt == _START_ATTEMPTS:
+                raise
+            log.warning("ray did not start within its 30 s: trying again")
+            ray.shutdown()
 
 
 def _application(pool: str) -> str:

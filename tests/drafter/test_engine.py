@@ -54,11 +54,11 @@ class Bench:
             max_pending_rounds=bounds.get("max_pending_rounds", 8),
         )
 
-    def submit(self, verifier: VerifierKey, number: int, *parts: SessionRound, **more: object) -> None:
+    def submit(
+        self, verifier: VerifierKey, number: int, *parts: SessionRound, **more: object
+    ) -> None:
         round_ = Round(number=number, sessions=parts, **more)  # type: ignore[arg-type]
-        self.engine.submit(
-            verifier, round_, lambda reply: self.replies.put((verifier, reply))
-        )
+        self.engine.submit(verifier, round_, lambda reply: self.replies.put((verifier, reply)))
 
     def reply(self) -> RoundReply:
         return self.replies.get(timeout=10.0)[1]

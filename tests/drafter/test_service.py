@@ -23,7 +23,9 @@ def hello(projection_id: str = "p1", incarnation: int = 1) -> draft_pb2.RoundReq
     )
 
 
-def opening(session: int = 1, projection_id: str = "p1", **sampling: float) -> draft_pb2.SeedRequest:
+def opening(
+    session: int = 1, projection_id: str = "p1", **sampling: float
+) -> draft_pb2.SeedRequest:
     return draft_pb2.SeedRequest(
         open=draft_pb2.SeedRequest.Open(
             replica="v1",
@@ -105,7 +107,12 @@ async def test_a_hello_is_answered_then_seeds_and_rounds_are() -> None:
                 round=9,
                 sessions=[
                     draft_pb2.SessionRound(
-                        session=1, base_length=6, anchor=1, rows_start=5, rows=tensor(1), max_tokens=2
+                        session=1,
+                        base_length=6,
+                        anchor=1,
+                        rows_start=5,
+                        rows=tensor(1),
+                        max_tokens=2,
                     )
                 ],
             )
@@ -136,9 +143,7 @@ async def test_without_a_rounds_stream_nothing_can_be_seeded() -> None:
 async def test_a_gap_in_a_seeding_is_answered_not_seeded() -> None:
     async with served() as drafter, open_channel(drafter.replica.address) as channel:
         client = await Client(draft_pb2_grpc.DraftServiceStub(channel)).greet()
-        seeded = await client.seed(
-            opening(), draft_pb2.SeedRequest(rows_start=2, rows=tensor(1))
-        )
+        seeded = await client.seed(opening(), draft_pb2.SeedRequest(rows_start=2, rows=tensor(1)))
         assert seeded.status == draft_pb2.DRAFT_STATUS_NOT_SEEDED
         client.call.cancel()
 

@@ -189,9 +189,7 @@ def test_a_full_round_keeps_the_session_where_it_is() -> None:
     assert desk.ask((1, 5)) == {SessionId(1): 8}
 
 
-@pytest.mark.parametrize(
-    "answer", [{"status": FULL}, {"status": NOT_SEEDED}, {"cached_rows": 3}]
-)
+@pytest.mark.parametrize("answer", [{"status": FULL}, {"status": NOT_SEEDED}, {"cached_rows": 3}])
 def test_a_drafter_where_seeding_failed_is_left_alone_for_a_while(
     answer: dict[str, DraftStatus | int],
 ) -> None:

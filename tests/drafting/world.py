@@ -177,5 +177,7 @@ class Desk:
     @property
     def released(self) -> list[tuple[str, int]]:
         return [
-            (drafter, session) for drafter, round_ in self.port.rounds for session in round_.released
+            (drafter, session)
+            for drafter, round_ in self.port.rounds
+            for session in round_.released
         ]

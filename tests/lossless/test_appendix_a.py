@@ -123,3 +123,82 @@ def test_control_a_budget_made_of_the_drafts_to_be_judged_is_biased() -> None:
         return admit_top(drafts, budget if budget > 1 else 0)
 
     assert law(rule, c_2=0.9) == BIASED
+
+
+# --- the other half: drafts drawn from another law than the one the verifier is told ------------
+
+Law = Mapping[str, Fraction]
+
+
+def output_law(p: Law, drawn: Law, told: Law) -> dict[str, Fraction]:
+    """The law of the first token when drafts are ``drawn`` from one q and judged by another."""
+    surplus = {token: max(p[token] - told[token], Fraction(0)) for token in p}
+    mass = sum(surplus.values())
+    output = dict.fromkeys(p, Fraction(0))
+    for x_1, chance in drawn.items():
+        # A draft that the q told holds impossible has an infinite ratio: accepted.
+        accepted = min(Fraction(1), p[x_1] / told[x_1]) if told[x_1] else Fraction(1)
+        output[x_1] += chance * accepted
+        for token in p:
+            share = surplus[token] / mass if mass else p[token]
+            output[token] += chance * (1 - accepted) * share
+    return output
+
+
+def law_of(**percent: int) -> dict[str, Fraction]:
+    return {token: Fraction(share, 100) for token, share in percent.items()}
+
+
+P_3 = law_of(A=50, B=20, C=30)
+Q_3 = law_of(A=20, B=50, C=30)
+
+
+def top_2(law: Law) -> dict[str, Fraction]:
+    kept = sorted(law, key=lambda token: -law[token])[:2]
+    mass = sum(law[token] for token in kept)
+    return {token: law[token] / mass if token in kept else Fraction(0) for token in law}
+
+
+def argmaxed(law: Law) -> dict[str, Fraction]:
+    best = max(law, key=lambda token: law[token])
+    return {token: Fraction(token == best) for token in law}
+
+
+def more_confident_of_two(law: Law, confidence: Mapping[str, float]) -> dict[str, Fraction]:
+    """Two drafters answer, each with a draft from ``law``; the more confident one is taken."""
+    chosen = dict.fromkeys(law, Fraction(0))
+    for one, chance in law.items():
+        for other, other_chance in law.items():
+            taken = one if confidence[one] >= confidence[other] else other
+            chosen[taken] += chance * other_chance
+    return chosen
+
+
+@pytest.mark.parametrize("change", [dict, top_2, argmaxed])
+def test_drafts_drawn_from_the_q_told_keep_the_law(change: Callable[[Law], Law]) -> None:
+    """Whatever is done to q is done before drawing from it: soft, cut or one-hot."""
+    for p, q in ((P, Q), (P_3, Q_3), (Q_3, P_3)):
+        assert output_law(p, drawn=change(q), told=change(q)) == p
+
+
+def test_the_first_of_two_replies_keeps_the_law() -> None:
+    """Which one is first depends on the network and not on what was drafted."""
+    late = more_confident_of_two(Q, {"A": 0.5, "B": 0.5})  # ties go to the first
+    assert output_law(P, drawn=late, told=Q) == P
+
+
+def test_control_the_more_confident_of_two_replies_is_biased() -> None:
+    """c_2 is .9 after A and 0 after B, so that the better block is the one that drafted A."""
+    drawn = more_confident_of_two(Q, {"A": 0.9, "B": 0.0})
+    assert output_law(P, drawn=drawn, told=Q) == BIASED
+
+
+def test_control_argmaxed_drafts_with_a_soft_q_are_biased() -> None:
+    assert output_law(P_3, drawn=argmaxed(Q_3), told=Q_3) == law_of(A=60, B=40, C=0)
+
+
+def test_control_cutting_only_the_copy_on_the_wire_is_biased() -> None:
+    """A is drawn in a fifth of the rounds and was cut from the copy: it is always accepted."""
+    biased = output_law(P_3, drawn=Q_3, told=top_2(Q_3))
+    assert biased != P_3
+    assert biased["A"] > Fraction(55, 100)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.operator.cases import CHART, PROFILES, profile, small
-from tests.operator.test_spec import MISTAKES
 
 from dspark_operator.chart_schema import with_spec
 from dspark_operator.crd import dump, policy_crd, service_crd, spec_schema
+from tests.operator.cases import CHART, PROFILES, profile, small
+from tests.operator.test_spec import MISTAKES
 
 AGAIN = "run python -m dspark_operator.crd deploy/helm/dspark"
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.operator.cases import PROFILES, body, profile, service, small
 
 from dspark_operator.spec.parse import SpecError, parse_service
+from tests.operator.cases import PROFILES, body, profile, service, small
 
 Edit = Callable[[dict[str, Any]], object]
 

@@ -22,7 +22,9 @@ def ask(prompt: list[int], count: int = 40, sampling: Sampling = GREEDY, **more)
 
 
 @pytest.mark.parametrize("cohorts", [1, 2])
-@pytest.mark.parametrize("budget", [FixedBudget(), FixedBudget(3), FixedBudget(0), FixedBudget(OFF)])
+@pytest.mark.parametrize(
+    "budget", [FixedBudget(), FixedBudget(3), FixedBudget(0), FixedBudget(OFF)]
+)
 def test_output_is_the_targets_own_under_every_budget(cohorts: int, budget: FixedBudget) -> None:
     with running(System(cohorts=cohorts, budget=budget)) as system:
         system.add_drafter("d1")
@@ -159,8 +161,7 @@ def test_a_full_queue_refuses_instead_of_growing() -> None:
     with running(System(num_pages=16, max_sessions=1, max_waiting=1)) as system:
         sinks = [system.generate(ask([1], 60)), system.generate(ask([2], 60))]
         with pytest.raises(Overloaded):
-            for _ in range(3):
-                sinks.append(system.generate(ask([3], 60)))
+            sinks.extend(system.generate(ask([3], 60)) for _ in range(3))
         for sink in sinks:
             assert sink.wait().error is None
 

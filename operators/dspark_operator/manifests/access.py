@@ -11,6 +11,7 @@ from dspark_operator.spec.parse import Service
 
 _COMPONENTS = (names.GATEWAY, names.CONTROLLER, names.HEAD, names.ENGINE)
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
+_PORT_RANGES_SINCE = 22
 _UNHEALTHY_POLICY_SINCE = 27
 
 
@@ -35,7 +36,7 @@ def disruption_budgets(service: Service, cluster: Cluster) -> list[Object]:
     return made
 
 
-def network_policies(service: Service, release: Release) -> list[Object]:
+def network_policies(service: Service, release: Release, cluster: Cluster) -> list[Object]:
     """Return policies under which only this service's processes reach each other."""
     network = service.spec.network
     if not network.policies:
@@ -47,11 +48,9 @@ def network_policies(service: Service, release: Release) -> list[Object]:
     kuberay: Object = {
         "namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: network.ray_operator_namespace}}
     }
-    replicas: Object = {
-        "protocol": "TCP",
-        "port": network.port_min,
-        "endPort": network.port_max,
-    }
+    replicas: Object = {"protocol": "TCP"}
+    if cluster.minor >= _PORT_RANGES_SINCE:
+        replicas |= {"port": network.port_min, "endPort": network.port_max}
     callers: list[Json] = [
         {"namespaceSelector": {"matchLabels": {**wanted}}} for wanted in network.gateway_from
     ]

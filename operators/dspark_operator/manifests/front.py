@@ -33,7 +33,8 @@ def gateway(service: Service, release: Release) -> list[Object]:
     container: Object = {
         "name": names.GATEWAY,
         "image": image,
-        "args": ["gateway", "--config-json", f"{names.CONFIG_DIR}/gateway.json"],
+        "command": ["python", "-m", "dspark.gateway"],
+        "args": ["--config-json", f"{names.CONFIG_DIR}/gateway.json"],
         "ports": [{"name": "http", "containerPort": names.GATEWAY_PORT}],
         "startupProbe": {**live, "periodSeconds": 2, "failureThreshold": 150},
         "livenessProbe": live,
@@ -80,7 +81,8 @@ def controller(service: Service, release: Release, cluster: Cluster) -> list[Obj
     container: Object = {
         "name": names.CONTROLLER,
         "image": service.spec.images.server or release.server_image,
-        "args": ["controller", "--config-json", f"{names.CONFIG_DIR}/controller.json"],
+        "command": ["python", "-m", "dspark.controller"],
+        "args": ["--config-json", f"{names.CONFIG_DIR}/controller.json"],
         "ports": [
             {"name": "grpc", "containerPort": names.CONTROLLER_PORT},
             {"name": "metrics", "containerPort": names.CONTROLLER_METRICS_PORT},

@@ -25,7 +25,7 @@ def render(service: Service, release: Release, cluster: Cluster) -> list[Object]
     """
     return [
         *accounts(service),
-        *network_policies(service, release),
+        *network_policies(service, release, cluster),
         *controller(service, release, cluster),
         *gateway(service, release),
         *disruption_budgets(service, cluster),

@@ -8,7 +8,7 @@ import typer
 # typer carries its own click and does not export the base of its usage errors.
 from typer._click.exceptions import UsageError
 
-from dspark.cli import demo, generate, settings, stack_commands, status, talk, train
+from dspark.cli import bench, demo, generate, settings, stack_commands, status, talk, train
 
 app = typer.Typer(
     name="dspark",
@@ -27,6 +27,7 @@ app.command("demo")(demo.demo)
 app.command("chat")(talk.chat)
 app.command("generate")(generate.generate)
 app.command("profile")(generate.profile)
+app.command("bench")(bench.bench)
 app.command("config")(settings.config)
 app.add_typer(train.app, name="train")
 app.command("calibrate")(train.calibrate)

@@ -73,15 +73,18 @@ def down(state_dir: StateDir = None) -> None:
 
 
 def stop_on_signals(supervisor: Supervisor) -> None:
-    """Let SIGINT and SIGTERM ask for the stop; a second SIGINT forgoes the drains."""
+    """Let SIGINT, SIGTERM and a closed terminal ask for the stop.
+
+    A second SIGINT forgoes the drains.
+    """
 
     def ask(number: int, _frame: object) -> None:
         if supervisor.stop_asked.is_set() and number == signal.SIGINT:
             supervisor.hurry.set()
         supervisor.stop_asked.set()
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask)
 
 
 def say_where(url: str, model: str) -> None:

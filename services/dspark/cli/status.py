@@ -28,13 +28,14 @@ def status(
 ) -> None:
     """Show pools, replicas, budgets, accepted length, tokens/s and bytes moved.
 
-    JSON: {"phase", "problem", "model", "gateway", "controller": {"address", "reachable", "term",
-    "problem"}, "processes": {NAME: {"pid", "restarts", "alive"}}, "pools": [{"name", "role",
-    "wanted_replicas", "ready_replicas", "conditions", "serve", "budget", "tokens_per_s",
-    "accepted_length", "bytes_per_session_round", "replicas": [{"name", "pid", "state",
-    ...}]}]}.  Rates are those of the newest reports (null when nothing was decoded); a verifier
-    pool has "since_start" with the same counts over the life of its replicas.
-    Without a controller "pools" is empty and "controller" says so; exit code 0 all the same.
+    JSON: {"phase", "problem", "model", "state_dir", "gateway", "metrics": {NAME: URL},
+    "controller": {"address", "reachable", "term", "problem"}, "processes": {NAME: {"pid",
+    "restarts", "alive"}}, "pools": [{"name", "role", "wanted_replicas", "ready_replicas",
+    "conditions", "serve", "budget", "tokens_per_s", "accepted_length",
+    "bytes_per_session_round", "replicas": [{"name", "pid", "state", ...}]}]}.  Rates are those
+    of the newest reports (null when nothing was decoded); a verifier pool has "since_start" with
+    the same counts over the life of its replicas.  Without a controller "pools" is empty and
+    "controller" says so; the exit code is 0 all the same.
     """
     folder = state_folder(state_dir)
     if as_json:
@@ -95,6 +96,8 @@ def _collect(folder: Path) -> dict[str, Any]:
         "phase": record.phase,
         "problem": record.problem,
         "model": record.model,
+        "state_dir": str(folder),
+        "metrics": record.metrics,
         "gateway": record.gateway,
         "controller": controller,
         "processes": {name: asdict(child) for name, child in record.children.items()},
@@ -110,6 +113,8 @@ def _not_running(folder: Path, record: StackRecord | None) -> dict[str, Any]:
         "phase": "stopped" if record is None or record.phase != "failed" else "failed",
         "problem": problem or f"nothing runs here (looked in {folder})",
         "model": "",
+        "state_dir": str(folder),
+        "metrics": {},
         "gateway": "",
         "controller": {"address": "", "reachable": False, "problem": "not running", "term": None},
         "processes": {},
@@ -120,7 +125,9 @@ def _not_running(folder: Path, record: StackRecord | None) -> dict[str, Any]:
 def _render(state: dict[str, Any]) -> RenderableType:
     head = f"[bold]{state['phase']}[/]"
     if state["gateway"]:
-        head += f"  {state['gateway']}/v1  model {state['model']}"
+        head += (
+            f"  {state['gateway']}/v1  model {state['model']}  (logs: {state['state_dir']}/logs)"
+        )
     lines: list[RenderableType] = [head]
     if state["problem"]:
         lines.append(f"  {state['problem']}")

@@ -35,9 +35,9 @@ S = TypeVar("S")
 def target(work: Work = _WORK, set_: Set = None) -> None:
     """Train the target (hours): corpus, tokenizer, model, then a polish against repetition.
 
-    Stages for --set: target, polish.
+    Stages for --set: target, polish, prompts.
     """
-    from dspark.training.evaluation import cut_prompts
+    from dspark.training.evaluation import PromptSettings, cut_prompts
     from dspark.training.repetition import PolishSettings, polish_target
     from dspark.training.target import TargetSettings, train_target
 
@@ -46,7 +46,9 @@ def target(work: Work = _WORK, set_: Set = None) -> None:
     train_target(_settings(TargetSettings, "target", with_target, set_))
     with_polish = {"work": work, "target": base, "out": final}
     polish_target(_settings(PolishSettings, "polish", with_polish, set_))
-    cut_prompts(final, work / "corpus" / "heldout.jsonl", work / "prompts.jsonl")
+    held_out, prompts = work / "corpus" / "heldout.jsonl", work / "prompts.jsonl"
+    with_prompts = {"target": final, "held_out": held_out, "out": prompts}
+    cut_prompts(_settings(PromptSettings, "prompts", with_prompts, set_))
     print(f"dspark: the target is at {final}; next: dspark train drafter --work {work}")
 
 

@@ -11,7 +11,7 @@ class EndpointSettings(Settings):
     bind_host: str = "127.0.0.1"
     """Interface to listen on."""
     advertise_host: str = "127.0.0.1"
-    """Host that other processes are told."""
+    """Host that other processes are told; ``auto`` takes the address of the Ray node."""
     port_min: int = Field(default=0, ge=0, le=65535)
     """First port to try; 0 lets the system choose."""
     port_max: int = Field(default=0, ge=0, le=65535)

@@ -24,5 +24,6 @@ class ModelSettings(Settings):
     """Torch device of the engines."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one engine."""
-    min_accepted_length: float = Field(default=1.2, ge=1.0)
-    """Self-check at load: the pair must reach this mean accepted length on a short greedy text."""
+    min_accepted_length: float | None = Field(default=1.2, ge=1.0)
+    """Self-check at load: the pair must reach this mean accepted length on a short greedy text;
+    null does not measure (each verifier then starts without loading the drafter once)."""

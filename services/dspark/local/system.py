@@ -57,7 +57,7 @@ class Speculation:
         if text == "adaptive":
             return cls(adaptive=True)
         kind, _, count = text.partition(":")
-        if kind == "fixed" and count.isdigit() and int(count) > 0:
+        if kind == "fixed" and count.isdecimal() and int(count) > 0:
             return cls(max_draft_tokens=int(count))
         raise ValueError(f"speculation {text!r} is none of: off, adaptive, fixed:K with K >= 1")
 

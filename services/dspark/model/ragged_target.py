@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from dspark.core.draft import Rows
 from dspark.core.sampling import Sampling
 from dspark.model.batch import RaggedBatch, Segment
+from dspark.model.sampling_rows import sampling_batch
 from dspark.model.target import TargetRunner
-from dspark_kernels.sampling import SamplingBatch, choose_tokens
+from dspark_kernels.sampling import choose_tokens
 
 
 class ChoosingSegment(Protocol):
@@ -137,15 +138,6 @@ def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[
     """Choose one token a row: logits [N, V], N pairs of (sampling, position)."""
     if not rows:
         return []
-    batch = SamplingBatch.of(
-        # A temperature below the greedy bound is greedy, whatever it is.
-        temperatures=[0.0 if sampling.greedy else sampling.temperature for sampling, _ in rows],
-        seeds=[sampling.seed for sampling, _ in rows],
-        choices=[sampling.choice for sampling, _ in rows],
-        positions=[position for _, position in rows],
-        top_k=[sampling.top_k for sampling, _ in rows],
-        top_p=[sampling.top_p for sampling, _ in rows],
-        min_p=[sampling.min_p for sampling, _ in rows],
-    )
+    batch = sampling_batch([sampling for sampling, _ in rows], [position for _, position in rows])
     tokens: list[int] = choose_tokens(logits, batch).tolist()
     return tokens

@@ -55,8 +55,12 @@ class ControllerLink:
 
         async def watch() -> None:
             request = control_pb2.WatchBudgetRequest(pool=pool, replica=self._watcher)
-            async for message in self._stub.WatchBudget(request):
-                on_budget(budget_from_wire(message))
+            call = self._stub.WatchBudget(request)
+            try:
+                async for message in call:
+                    on_budget(budget_from_wire(message))
+            finally:
+                call.cancel()  # after a bad message too, or the controller goes on sending
 
         self._spawn(self._retry("budget", watch))
 
@@ -131,8 +135,12 @@ class ControllerLink:
 
     async def _watch_fleet(self) -> None:
         request = control_pb2.WatchFleetRequest(watcher=self._watcher)
-        async for message in self._stub.WatchFleet(request):
-            self.fleet.set(fleet_from_wire(message))
+        call = self._stub.WatchFleet(request)
+        try:
+            async for message in call:
+                self.fleet.set(fleet_from_wire(message))
+        finally:
+            call.cancel()
 
     async def _register(self) -> float:
         assert self._replica is not None

@@ -17,10 +17,12 @@ from dspark.training.evaluation import (
 from dspark.training.features import FeatureSettings, make_features
 from dspark.training.model_card import CardSettings, write_cards
 from dspark.training.repetition import PolishSettings, polish_target
+from dspark.training.selftext import SelfTextSettings, make_selftext
 from dspark.training.target import TargetSettings, train_target
 
 _STAGES = {
     "target": (TargetSettings, train_target),
+    "selftext": (SelfTextSettings, make_selftext),
     "polish": (PolishSettings, polish_target),
     "features": (FeatureSettings, make_features),
     "drafter": (DrafterSettings, train_drafter),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from dspark.model.checkpoint import save_drafter
+from dspark.model.checkpoint import load_drafter, save_drafter
 from dspark.model.drafter import DSparkDrafter
 from dspark.model.drafter_config import DrafterConfig, HeadType
 from dspark.training.blocks import (
@@ -44,6 +44,8 @@ class DrafterSettings:
     num_layers: int = 2
     markov_rank: int = 128
     markov_head_type: HeadType = "vanilla"
+    warm_start: Path | None = None
+    """Drafter folder to begin from, such as one of an earlier version of the target."""
     num_steps: int = 6000
     batch: int = 8
     """Sequences per step."""
@@ -97,11 +99,14 @@ def new_drafter(cfg: DrafterSettings) -> tuple[DSparkDrafter, dict[str, object]]
             torch.nn.init.normal_(parameter, std=0.02)
         if name.endswith(("o_proj.weight", "down_proj.weight", "markov_w2.weight")):
             torch.nn.init.zeros_(parameter)
+    if cfg.warm_start is not None:
+        drafter.load_state_dict(load_drafter(cfg.warm_start).state_dict())
     embedding = target.model.embed_tokens.weight.detach()
     with torch.no_grad():
         drafter.embed_tokens.weight.copy_(embedding)
         drafter.lm_head.weight.copy_(target.lm_head.weight)
-        drafter.norm.weight.copy_(target.model.norm.weight)
+        if cfg.warm_start is None:
+            drafter.norm.weight.copy_(target.model.norm.weight)
     drafter.embed_tokens.requires_grad_(False)
     drafter.lm_head.requires_grad_(False)
     return drafter, raw

@@ -23,7 +23,7 @@ from dspark.model.checkpoint import load_drafter
 from dspark.model.drafter import DSparkDrafter
 from dspark.training.corpus import DOMAINS, read_documents
 from dspark.training.prompts import HeldOutPrompt, held_out_prompts, read_prompts, write_prompts
-from dspark.training.repetition import repeated_share
+from dspark.training.repeats import repeated_share
 from dspark.training.rollout import Rounds, play, roll_out
 from dspark.training.target import bits_per_byte, load_target
 from dspark.training.tokenizer import load_tokenizer

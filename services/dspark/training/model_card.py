@@ -123,8 +123,8 @@ A `Qwen3DSparkModel` in the DeepSpec layout for the demo target: gamma 7, anchor
 {provenance["drafter_shape"]}
 
 ## Accepted length
-tau = tokens committed per round (accepted drafts + 1), every draft verified; x1..x7 = acceptance of a
-position given that all before it were accepted. Held-out prompts (`../prompts.jsonl`), up to
+tau = tokens committed per round (accepted drafts + 1), every draft verified; x1..x7 = acceptance of
+a position given that all before it were accepted. Held-out prompts (`../prompts.jsonl`), up to
 {provenance["max_new"]} new tokens, stopping at a stop token.
 
 {sections[0]}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen3ForCausalLM
@@ -21,6 +22,7 @@ from dspark.training.generation import DenseTarget, generate, temperature_choice
 from dspark.training.journal import append_facts
 from dspark.training.optimizer import MuonAdamW, schedule
 from dspark.training.prompts import PromptSource
+from dspark.training.repeats import completes_repeat
 from dspark.training.target import language_loss, load_target, save_target
 from dspark.training.tokenizer import load_tokenizer
 
@@ -47,28 +49,18 @@ class PolishSettings:
     muon_lr: float = 1e-3
     adam_lr: float = 4e-4
     shares: tuple[tuple[str, float], ...] = (("code", 0.62), ("prose", 0.28), ("arithmetic", 0.1))
+    own_text: Path | None = None
+    """Output of ``make_selftext``; then half of the cross-entropy is on it."""
     blend: float = 0.6
-    """Share of the fine-tuned weights in the result; the rest is the weights it began with."""
+    """Share of the fine-tuned weights in the result; the rest is those of ``blend_with``."""
+    blend_with: Path | None = None
+    """None means the weights that the fine-tune began with."""
+    rescale: bool = True
+    """Whether the logits get back, by one factor, the sharpness that the fine-tune took."""
+    sharpen: float = 1.0
+    """Factor on the logits beyond the likeliest one: T = 1 then means T = 1 / sharpen."""
     seed: int = 11
     threads: int = 2
-
-
-def completes_repeat(ids: np.ndarray, ngram: int) -> np.ndarray:
-    """Mark tokens that complete an n-gram seen earlier in their row: ids [S, L] -> bool [S, L]."""
-    marks = np.zeros(ids.shape, dtype=bool)
-    for row, mark in zip(ids.tolist(), marks, strict=True):
-        seen: set[tuple[int, ...]] = set()
-        for at in range(ngram - 1, len(row)):
-            gram = tuple(row[at - ngram + 1 : at + 1])
-            mark[at] = gram in seen
-            seen.add(gram)
-    return marks
-
-
-def repeated_share(ids: list[int], ngram: int = 8) -> float:
-    """Share of a text's n-grams that occurred before in it; 0 for texts shorter than n + 1."""
-    grams = [tuple(ids[i : i + ngram]) for i in range(len(ids) - ngram + 1)]
-    return 1.0 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
 def synthetic_repeats(ids: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -125,6 +117,7 @@ def polish_target(cfg: PolishSettings) -> Path:
     bar = tqdm(total=round(cfg.deadline_s), unit="s", mininterval=5.0)
     ids, marks = torch.zeros(0), torch.zeros(0)
     shares = dict(cfg.shares)
+    own = None if cfg.own_text is None else np.load(cfg.own_text)
     while (elapsed := time.monotonic() - began) < cfg.deadline_s:
         rng = np.random.default_rng([cfg.seed, step])
         part = step % (cfg.num_generated // cfg.batch)
@@ -137,11 +130,17 @@ def polish_target(cfg: PolishSettings) -> Path:
             repeats = float(marks[:, cfg.prompt_length :].float().mean())
             model.train()
         window = source.streams.windows(rng, cfg.batch, cfg.length + 1, shares)
+        if own is not None:
+            half = cfg.batch // 2
+            picked = own[rng.choice(len(own), size=half)][:, : cfg.length + 1]
+            window[:half] = torch.from_numpy(picked.astype(np.int64))
         plain = language_loss(model, window)
         torch.autograd.backward(plain)
-        fake, period = synthetic_repeats(window[: cfg.batch // 2], rng)
-        synthetic = cfg.weight_synthetic * synthetic_loss(model, fake, period)
-        torch.autograd.backward(synthetic)
+        synthetic = torch.zeros(())
+        if cfg.weight_synthetic > 0:
+            fake, period = synthetic_repeats(window[: cfg.batch // 2], rng)
+            synthetic = cfg.weight_synthetic * synthetic_loss(model, fake, period)
+            torch.autograd.backward(synthetic)
         rows = slice(part * cfg.batch, (part + 1) * cfg.batch)
         unlikely = cfg.weight_unlikely * unlikely_loss(model, ids[rows], marks[rows])
         torch.autograd.backward(unlikely)
@@ -158,7 +157,14 @@ def polish_target(cfg: PolishSettings) -> Path:
         bar.set_postfix(loss=f"{plain.item():.3f}", repeats=f"{repeats:.3f}")
         bar.update(round(time.monotonic() - began) - bar.n)
         step += 1
-    blend_targets(cfg.target, model, cfg.blend)
+    blend_targets(cfg.blend_with or cfg.target, model, cfg.blend)
+    if cfg.rescale:
+        rng = np.random.default_rng(cfg.seed)
+        windows = source.streams.windows(rng, 64, cfg.length + 1, shares)
+        scale = cfg.sharpen * rescale_logits(model.eval(), windows)
+        with torch.no_grad():
+            model.model.norm.weight.mul_(cfg.sharpen)
+        append_facts(cfg.work / "polish.log.jsonl", {"logit_scale": scale})
     save_target(cfg.out, model.eval(), tokenizer)
     return cfg.out
 
@@ -173,3 +179,28 @@ def blend_targets(start: Path, tuned: Qwen3ForCausalLM, share: float) -> None:
     begun = dict(load_target(start).named_parameters())  # tied weights come once
     for name, parameter in tuned.named_parameters():
         parameter.copy_(begun[name] + share * (parameter - begun[name]))
+
+
+@torch.no_grad()
+def rescale_logits(model: Qwen3ForCausalLM, windows: Tensor) -> float:
+    """Undo the flattening that unlikelihood leaves: a factor on the logits, by likelihood.
+
+    The factor goes into the final norm's weight, so greedy output does not change.
+
+    Args:
+        model: The target; changed in place.
+        windows: Training text [N, L + 1].
+
+    Returns:
+        The factor, out of 0.90, 0.92 .. 1.30.
+    """
+    factors = np.round(np.arange(0.90, 1.301, 0.02), 2)
+    losses = np.zeros(len(factors))
+    for ids in torch.split(windows, 8):
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden).flatten(0, 1)
+        for at, factor in enumerate(factors):
+            losses[at] += float(F.cross_entropy(logits * float(factor), ids[:, 1:].reshape(-1)))
+    best = float(factors[losses.argmin()])
+    model.model.norm.weight.mul_(best)
+    return best

@@ -16,9 +16,11 @@ from dspark.core.pages import PageAllocator
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.drafting.links import DrafterLinks
-from dspark.model.pair import PairIdentity, load_target
+from dspark.model.pair import PairIdentity, load_drafter_side, load_target
 from dspark.model.ragged_target import RaggedTarget
+from dspark.model.self_check import check_pair
 from dspark.model.serving import compatibility, curve_version, set_threads
+from dspark.model.target import TargetRunner
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.verifier.budget_cell import BudgetCell
@@ -162,6 +164,7 @@ class VerifierReplica:
             device=self._model.device,
             max_batch_tokens=self._settings.max_batch_tokens,
         )
+        self._check_pair(runner)
         target = RaggedTarget(runner)
         if not self._settings.profile_at_start:
             return identity, target, None
@@ -179,6 +182,18 @@ class VerifierReplica:
         )
         log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
         return identity, target, curve
+
+    def _check_pair(self, runner: TargetRunner) -> None:
+        """Refuse a drafter whose drafts this target does not take.
+
+        A wrong layer id or layout shows nowhere else: output stays right, only slow.
+        """
+        floor = self._model.min_accepted_length
+        if self._model.drafter is None or floor is None:
+            return
+        _, drafter = load_drafter_side(self._model.target, self._model.drafter)
+        measured = check_pair(runner, drafter, min_accepted_length=floor)
+        log.info("self-check: mean accepted length %.2f", measured)
 
     def _report(self) -> LoadReport:
         engine, cell = self._engine, self._cell

@@ -3,6 +3,8 @@
 numpy has no bfloat16: such arrays are uint16 holding the bits, here and in ``core``.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,10 +42,12 @@ def element_name(element: "common_pb2.ElementType.ValueType") -> str:
 
 def tensor_to_wire(array: NDArray[np.generic]) -> common_pb2.Tensor:
     """Convert a float32, float16 or uint16 (bfloat16 bits) array."""
-    element = _WIRE.get(array.dtype.newbyteorder("<"))
+    little = array.dtype.newbyteorder("<")
+    element = _WIRE.get(little)
     if element is None:
         raise ValueError(f"no wire element type for numpy dtype {array.dtype}")
-    return common_pb2.Tensor(dtype=element, shape=array.shape, data=array.tobytes())
+    data = array.astype(little, copy=False).tobytes()
+    return common_pb2.Tensor(dtype=element, shape=array.shape, data=data)
 
 
 def tensor_from_wire(tensor: common_pb2.Tensor) -> NDArray[np.generic]:
@@ -56,7 +60,7 @@ def tensor_from_wire(tensor: common_pb2.Tensor) -> NDArray[np.generic]:
     if dtype is None:
         raise ValueError(f"unknown element type {tensor.dtype} on the wire")
     shape = tuple(tensor.shape)
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if len(tensor.data) != expected:
         raise ValueError(
             f"tensor {shape} of {dtype} needs {expected} bytes, not {len(tensor.data)}"

@@ -32,6 +32,7 @@ class StackRecord:
         gateway: URL of the HTTP front.
         controller: ``host:port`` of the controller.
         mark: Value of DSPARK_STACK in the environment of every process of this stack.
+        metrics: Prometheus endpoints of the processes that are no replicas.
         children: The supervised processes.
         pools: Ray Serve's view of each pool.
     """
@@ -45,6 +46,7 @@ class StackRecord:
     gateway: str
     controller: str
     mark: str
+    metrics: dict[str, str] = field(default_factory=dict)
     children: dict[str, ChildRecord] = field(default_factory=dict)
     pools: dict[str, Any] = field(default_factory=dict)
 

@@ -182,6 +182,7 @@ class Supervisor:
         return all(ready >= wanted for ready, wanted in self._counts().values())
 
     def _save(self) -> None:
+        controller_host = self.settings.gateway.controller.rsplit(":", 1)[0]
         record = StackRecord(
             phase=self._phase,
             problem=self._problem,
@@ -192,6 +193,10 @@ class Supervisor:
             gateway=self.gateway_url,
             controller=self.settings.gateway.controller,
             mark=self._mark,
+            metrics={
+                "controller": f"http://{controller_host}:{self.settings.controller.metrics_port}",
+                "gateway": f"{self.gateway_url}/metrics",
+            },
             children={name: child.record() for name, child in self._children.items() if child.pid},
             pools=serve_states(self._status_file),
         )
@@ -218,6 +223,7 @@ def _definite(settings: SystemSettings, state_dir: Path) -> SystemSettings:
         require_free(gateway.host, gateway.port, what="gateway", remedy=remedy)
     return settings.with_ports(
         controller_port=controller.port or choose_free(controller.host),
+        metrics_port=controller.metrics_port or choose_free(controller.host),
         gateway_port=gateway.port or choose_free(gateway.host),
         state_dir=state_dir,
     )

@@ -1,0 +1,65 @@
+"""Arms: the ways to speculate that one run compares."""
+
+from dataclasses import dataclass
+
+OFF = "off"
+ADAPTIVE = "adaptive"
+
+_MAX_DRAFT_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way to speculate; it is asked of the server with every request.
+
+    Attributes:
+        name: "off", "fixed:K" or "adaptive".
+        enabled: Whether drafts are made at all.
+        max_draft_tokens: Largest draft a step; 0 for the drafter's block.
+    """
+
+    name: str
+    enabled: bool
+    max_draft_tokens: int = 0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it asks for one draft length."""
+        return self.max_draft_tokens > 0
+
+    @property
+    def speculation(self) -> dict[str, object]:
+        """The ``speculation`` object of a request body."""
+        if not self.fixed:
+            return {"enabled": self.enabled}
+        return {"enabled": True, "max_draft_tokens": self.max_draft_tokens}
+
+
+def parse_arm(text: str) -> Arm:
+    """Read "off", "fixed:K" or "adaptive".
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if text in (OFF, ADAPTIVE):
+        return Arm(name=text, enabled=text == ADAPTIVE)
+    kind, _, count = text.partition(":")
+    if kind == "fixed" and count.isdecimal() and 1 <= int(count) <= _MAX_DRAFT_TOKENS:
+        return Arm(name=f"fixed:{int(count)}", enabled=True, max_draft_tokens=int(count))
+    raise ValueError(
+        f"arm {text!r} is none of: off, adaptive, fixed:K with K in 1..{_MAX_DRAFT_TOKENS}"
+    )
+
+
+def parse_arms(text: str) -> tuple[Arm, ...]:
+    """Read a comma-separated list of arms.
+
+    Raises:
+        ValueError: One is unknown, or appears twice.
+    """
+    arms = tuple(parse_arm(word.strip()) for word in text.split(","))
+    names = [arm.name for arm in arms]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"arm {twice!r} appears twice in {text!r}")
+    return arms

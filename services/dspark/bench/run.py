@@ -1,0 +1,100 @@
+"""A run: the whole plan against one server, with a progress bar and the replicas' reports."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dspark.bench.forecast import Sample, read_samples
+from dspark.bench.load import Server, run_all
+from dspark.bench.record import CellRecord
+from dspark.bench.schedule import Cell, Plan, make_schedule, make_warm_up
+
+_WARM_UP_TOKENS = 24
+_WATCH_S = 1.0
+_WATCH_TIMEOUT_S = 2.0
+_SETTLED_S = 2.0
+"""Reports tell of the half second before them, and travel: so old is a cell that they tell of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a run has brought so far; it outlives an interruption."""
+
+    records: list[CellRecord] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+async def run_plan(
+    plan: Plan, server: Server, timeout_s: float, notes: Notes, controller: str | None
+) -> None:
+    """Warm up, then run the whole plan, with a progress bar on standard error.
+
+    Args:
+        plan: What to ask.
+        server: Whom to ask.
+        timeout_s: Deadline of each request.
+        notes: Filled as cells end.
+        controller: Address of the controller whose fleet serves; None: no reports.
+
+    Raises:
+        TimeoutError: A request took longer.
+        ValueError: The server refused one.
+        ConnectionError: It is gone.
+    """
+    warm_up, cells = make_warm_up(plan, tokens=_WARM_UP_TOKENS), make_schedule(plan)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    running: list[tuple[Cell, float]] = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        total = sum(len(cell.requests) for cell in (*warm_up, *cells))
+        task = progress.add_task("starting", total=total)
+
+        def starting(cell: Cell) -> None:
+            running[:] = [(cell, time.perf_counter())]
+            turn = "warm-up" if cell.repeat < 0 else f"repeat {cell.repeat + 1}/{plan.repeats}"
+            description = f"{turn}, load {cell.load.label}, {cell.arm.name}"
+            progress.update(task, description=f"{description:<40}")
+
+        def finished(record: CellRecord) -> None:
+            if record.cell.repeat >= 0:
+                notes.records.append(record)
+
+        watcher = asyncio.create_task(_watch(controller, running, notes.samples))
+        try:
+            await run_all(
+                (*warm_up, *cells),
+                server,
+                clock=time.perf_counter,
+                timeout_s=timeout_s,
+                starting=starting,
+                answered=lambda: progress.advance(task),
+                finished=finished,
+            )
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _watch(
+    controller: str | None, running: Sequence[tuple[Cell, float]], samples: list[Sample]
+) -> None:
+    """Read the replicas' reports now and then; without a controller there are none."""
+    from dspark.rpc.ask import fleet_snapshot  # grpc: not for --help
+
+    while controller is not None:
+        await asyncio.sleep(_WATCH_S)
+        if not running or time.perf_counter() - running[0][1] < _SETTLED_S:
+            continue
+        cell = running[0][0]
+        with suppress(ConnectionError):
+            fleet = await asyncio.to_thread(fleet_snapshot, controller, timeout_s=_WATCH_TIMEOUT_S)
+            fresh = read_samples(fleet, arm=cell.arm.name, load=cell.load.label)
+            if cell.repeat >= 0 and running[0][0] is cell:
+                # The same report may be read twice.
+                samples += [sample for sample in fresh if sample not in samples]

@@ -1,0 +1,33 @@
+import pytest
+
+from dspark.bench.arms import parse_arm, parse_arms
+
+
+@pytest.mark.parametrize(
+    ("text", "speculation"),
+    [
+        ("off", {"enabled": False}),
+        ("fixed:3", {"enabled": True, "max_draft_tokens": 3}),
+        ("adaptive", {"enabled": True}),
+    ],
+)
+def test_an_arm_is_what_every_request_asks_for(text: str, speculation: object) -> None:
+    arm = parse_arm(text)
+    assert (arm.name, arm.speculation) == (text, speculation)
+
+
+@pytest.mark.parametrize("text", ["", "on", "fixed", "fixed:0", "fixed:-1", "fixed:x", "fixed:²"])
+def test_an_unknown_arm_is_named_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match=r"none of: off, adaptive, fixed:K"):
+        parse_arm(text)
+
+
+def test_arms_keep_their_order() -> None:
+    assert [arm.name for arm in parse_arms("adaptive, off,fixed:2")] == [
+        "adaptive", "off", "fixed:2",
+    ]  # fmt: skip
+
+
+def test_one_length_written_twice_is_one_arm_too_many() -> None:
+    with pytest.raises(ValueError, match="'fixed:7' appears twice"):
+        parse_arms("fixed:7,fixed:07")

@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+import pytest
+
+from dspark.bench.forecast import describe, read_samples, summarise_samples
+from dspark.core.curve import Curve
+from dspark.core.fleet import Fleet, Member, Role
+from dspark.core.ids import Term
+from tests.fleet_examples import a_curve, a_member, a_replica, a_report
+
+CURVE = a_curve({1: 0.010, 4: 0.020, 8: 0.030})
+
+
+def a_fleet(*, curve: Curve | None = CURVE, steps: int = 10, drafted_steps: int = 20) -> Fleet:
+    """Two sessions in steps of four tokens that took 25 ms, with draft rounds of 35 ms."""
+    report = replace(
+        a_report("v", active=2, draft_round_s=0.035),
+        steps=steps,
+        batch_tokens=4 * steps,
+        step_s=0.025 * steps,
+        busy_share=0.5,
+        drafted_steps=drafted_steps,
+        mean_context_tokens=64.0,
+    )
+    drafter = a_member("d", Role.DRAFTER, curve=a_curve({3: 0.010, 6: 0.028}))
+    verifier = Member(replica=a_replica("v", curve=curve), load=report)
+    return Fleet(term=Term(1), version=1, members=(verifier, drafter))
+
+
+def test_a_step_and_its_draft_are_held_against_their_curves() -> None:
+    (sample,) = read_samples(a_fleet(), arm="adaptive", load="2")
+    assert (sample.step_s, sample.forecast_step_s) == pytest.approx((0.025, 0.020))
+    assert (sample.draft_s, sample.forecast_draft_s) == pytest.approx((0.035, 0.028))
+    (line,) = describe([sample])
+    assert "forecast at 0.80 of its measured time (median of 1 reports)" in line
+    assert "with its draft at 0.80 (1 reports)" in line
+
+
+def test_steps_without_drafts_have_no_draft_to_forecast() -> None:
+    (sample,) = read_samples(a_fleet(drafted_steps=0), arm="off", load="2")
+    assert (sample.draft_s, sample.forecast_draft_s) == (None, None)
+    assert "with its draft at - (no drafts)" in describe([sample])[0]
+
+
+def test_an_idle_verifier_or_one_without_a_curve_says_nothing() -> None:
+    assert read_samples(a_fleet(steps=0), arm="off", load="2") == []
+    assert read_samples(a_fleet(curve=None), arm="off", load="2") == []
+    assert describe([]) == []
+
+
+def test_reports_are_summed_up_by_load_and_arm() -> None:
+    samples = [
+        *read_samples(a_fleet(), arm="adaptive", load="2"),
+        *read_samples(a_fleet(drafted_steps=0), arm="off", load="2"),
+    ]
+    adaptive, off = summarise_samples(samples)
+    assert adaptive == {
+        "load": "2",
+        "arm": "adaptive",
+        "reports": 1,
+        "verifier_busy_share": 0.5,
+        "step_ms": 25.0,
+        "forecast_over_measured_step": 0.8,
+        "forecast_over_measured_round": 0.8,
+    }
+    assert off["forecast_over_measured_round"] is None

@@ -1,0 +1,210 @@
+"""Handlers: whole looks at an API server in a dictionary."""
+
+from typing import Any
+
+import kopf
+import pytest
+
+from dspark_operator.ask import Answer
+from dspark_operator.fleet import FleetReport, UnitReport
+from dspark_operator.handlers import policy, reconcile, stop
+from dspark_operator.hands import Hands
+from dspark_operator.manifests.objects import Cluster
+from tests.operator.cases import RELEASE, body, small
+from tests.operator.fake_api import FakeApi
+
+HEALTHY = FleetReport(
+    units={
+        "verifier-big": UnitReport(ready=1, profiled=1, connected_drafters=1, budget_epoch=1),
+        "drafter-small": UnitReport(ready=1),
+    }
+)
+
+
+class World:
+    """An API server, an operator's hands, and one service."""
+
+    def __init__(self) -> None:
+        self.api = FakeApi()
+        self.events: list[tuple[str, str]] = []
+        self.answer = Answer(fleet=HEALTHY)
+        self.token = ""
+        self.asked = 0
+        self.document = body(small())
+        self.memo = kopf.Memo(
+            hands=Hands(
+                client=self.api,
+                cluster=Cluster(minor=32, kinds=frozenset({"policy/v1/PodDisruptionBudget"})),
+                release=RELEASE,
+                ask_fleet=lambda _: self.answer,
+                ask_token=self._token,
+                tell=lambda _, *, type, reason, message: self.events.append((type, reason)),
+            )
+        )
+
+    def _token(self, url: str, model: str) -> str:
+        self.asked += 1
+        return self.token
+
+    def look(self) -> dict[str, tuple[str, str]]:
+        """One call of the handler; returns its conditions, which the service then has."""
+        patch = kopf.Patch()
+        reconcile(kopf.Body(self.document), patch, self.memo)
+        if "status" in patch:
+            self.document["status"] = dict(patch["status"])
+        conditions = self.document["status"]["conditions"]
+        return {c["type"]: (c["status"], c["reason"]) for c in conditions}
+
+    def live(self) -> None:
+        """What controllers and KubeRay would do."""
+        self.api.of("Deployment", "llm-gateway")["status"] = {"availableReplicas": 1}
+        ray = self.api.of("RayService", "llm")
+        ray["status"] = {
+            "observedGeneration": ray["metadata"]["generation"],
+            "activeServiceStatus": {"rayClusterName": "llm-a"},
+        }
+
+    def edit(self, **changes: Any) -> None:
+        self.document["spec"] = small(**changes)
+        self.document["metadata"]["generation"] += 1
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def ready(world: World) -> World:
+    world.look()
+    world.live()
+    world.look()
+    world.look()
+    world.api.log.clear()
+    world.events.clear()
+    return world
+
+
+def test_a_new_service_is_created_and_becomes_ready(world: World) -> None:
+    told = world.look()
+    assert told["Reconciling"] == ("True", "Creating")
+    assert world.api.log[-1] == "apply RayService llm"
+    assert ("Normal", "Creating") in world.events
+    world.live()
+    told = world.look()
+    assert told["Ready"] == ("True", "FirstTokenSeen")
+    assert told["Reconciling"] == ("False", "UpToDate")
+    assert ("Normal", "FirstTokenSeen") in world.events
+
+
+def test_a_settled_service_is_neither_written_nor_asked_for_tokens(ready: World) -> None:
+    before, asked = ready.document["status"], ready.asked
+    ready.look()
+    assert ready.api.log == []
+    assert ready.document["status"] == before
+    assert ready.asked == asked
+
+
+def test_a_token_is_asked_for_again_after_an_outage(ready: World) -> None:
+    asked = ready.asked
+    ready.answer = Answer(problem="connection refused")
+    assert ready.look()["Ready"] == ("False", "FleetUnknown")
+    ready.answer, ready.token = Answer(fleet=HEALTHY), "HTTP Error 503"
+    assert ready.look()["Ready"] == ("False", "NoFirstToken")
+    ready.token = ""
+    assert ready.look()["Ready"] == ("True", "FirstTokenSeen")
+    assert ready.asked == asked + 2
+
+
+def test_what_somebody_changed_is_written_again_and_nothing_else(ready: World) -> None:
+    ready.api.of("Service", "llm-gateway")["spec"]["ports"][0]["port"] = 81
+    ready.look()
+    assert ready.api.log == ["apply Service llm-gateway"]
+
+
+def test_children_that_are_no_longer_wanted_are_deleted_and_volumes_never(ready: World) -> None:
+    ready.edit(
+        network={"policies": False},
+        controller={"store": {"embedded": {"persistent": False}}},
+    )
+    ready.look()
+    deleted = {entry for entry in ready.api.log if entry.startswith("delete")}
+    names = ("gateway", "controller", "engine", "ray-head")
+    assert deleted == {f"delete NetworkPolicy llm-{name}" for name in names}
+    assert ready.api.of("PersistentVolumeClaim", "llm-controller-store")
+
+
+def test_a_held_edit_leaves_the_ray_service_alone_and_warns(ready: World) -> None:
+    ready.edit(images={"engine": "dspark-engine:9.9.9"})
+    told = ready.look()
+    assert told["Stalled"] == ("True", "NewClusterNeeded")
+    assert told["Ready"] == ("True", "FirstTokenSeen")
+    assert not [entry for entry in ready.api.log if "RayService" in entry]
+    assert ("Warning", "NewClusterNeeded") in ready.events
+
+
+def test_a_mistake_touches_nothing(ready: World) -> None:
+    ready.edit()
+    ready.document["spec"]["pools"][0]["role"] = "prefetch"
+    assert ready.look()["Stalled"] == ("True", "InvalidSpec")
+    assert ready.api.log == []
+
+
+def test_a_refusal_of_the_api_server_is_told_in_its_words(ready: World) -> None:
+    ready.edit(controller={"store": {"embedded": {"size": "512Mi"}}})
+    ready.api.refusing["PersistentVolumeClaim"] = "field can not be less than previous value"
+    told = ready.look()
+    assert told["Stalled"] == ("True", "Refused")
+    (stalled,) = [c for c in ready.document["status"]["conditions"] if c["type"] == "Stalled"]
+    assert "llm-controller-store: field can not be less" in stalled["message"]
+
+
+def test_a_cluster_without_kuberay_is_told_so(world: World) -> None:
+    world.api.missing.add("RayService")
+    assert world.look()["Stalled"] == ("True", "KubeRayMissing")
+
+
+def test_bounds_are_carried_to_the_running_ray_cluster(ready: World) -> None:
+    ray = ready.api.of("RayService", "llm")
+    key = ("ray.io/v1", "RayCluster", "serving", "llm-a")
+    ready.api.objects[key] = {
+        "metadata": {"name": "llm-a"},
+        "spec": ray["spec"]["rayClusterConfig"],
+    }
+    spec = small()
+    spec["pools"][0]["groups"][0]["replicas"] = {"min": 1, "max": 7}
+    ready.edit(pools=spec["pools"])
+    ready.look()
+    assert {"op": "replace", "path": "/spec/workerGroupSpecs/0/maxReplicas", "value": 7} in (
+        ready.api.patches[-1]
+    )
+
+
+def test_a_deleted_service_stops_its_gateway_then_its_engines(ready: World) -> None:
+    ready.document["metadata"]["deletionTimestamp"] = "2999-01-01T00:00:00Z"
+    ready.look()
+    assert ready.api.log == [], "nothing is made again while it is deleted"
+    with pytest.raises(kopf.TemporaryError):
+        stop(kopf.Body(ready.document), ready.memo)
+    with pytest.raises(kopf.TemporaryError):
+        stop(kopf.Body(ready.document), ready.memo)
+    stop(kopf.Body(ready.document), ready.memo)
+    assert ready.api.log == ["delete Deployment llm-gateway", "delete RayService llm"]
+    assert [reason for _, reason in ready.events] == [
+        "DrainingGateway", "DrainingEngines", "Drained",
+    ]  # fmt: skip
+
+
+def test_a_broken_service_can_be_deleted(world: World) -> None:
+    world.document["spec"] = {}
+    stop(kopf.Body(world.document), world.memo)
+    assert world.api.log == []
+
+
+def test_a_policy_is_told_that_it_is_not_carried_out() -> None:
+    patch = kopf.Patch()
+    document = {"metadata": {"generation": 2}, "spec": {"serviceName": "llm"}}
+    policy(kopf.Body(document), patch)
+    (condition,) = patch["status"]["conditions"]
+    assert (condition["type"], condition["status"]) == ("Accepted", "False")
+    assert condition["observedGeneration"] == 2

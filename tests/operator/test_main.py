@@ -1,0 +1,98 @@
+"""The process around the handlers, and the questions that it asks of gateways."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import kopf
+import pytest
+
+from dspark_operator import __main__ as process
+from dspark_operator import handlers, names
+from dspark_operator.ask import ask_fleet, ask_token
+
+FLEET = {"term": 1, "members": [{"replica": {"pool": "v", "state": "ready"}}], "pools": []}
+
+
+class _Gateway(BaseHTTPRequestHandler):
+    answer: tuple[int, Any] = (200, FLEET)
+
+    def do_GET(self) -> None:
+        self._say()
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        assert (asked["model"], asked["max_tokens"]) == ("m", 1)
+        self._say()
+
+    def _say(self) -> None:
+        status, document = self.answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def gateway() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Gateway)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_fleet_is_asked_of_the_gateway(gateway: str) -> None:
+    _Gateway.answer = (200, FLEET)
+    fleet = ask_fleet(gateway).fleet
+    assert fleet is not None
+    assert fleet.unit("v").ready == 1
+
+
+def test_a_gateway_that_cannot_be_asked_is_named() -> None:
+    answer = ask_fleet("http://127.0.0.1:1")
+    assert answer.fleet is None
+    assert answer.problem.startswith("http://127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ((200, {"choices": [{"text": ""}]}), ""),
+        ((200, {"choices": []}), "an answer without a choice"),
+        ((200, []), "'list' object has no attribute 'get'"),
+    ],
+)
+def test_a_token_came_or_what_came_instead(gateway: str, answer: Any, problem: str) -> None:
+    _Gateway.answer = answer
+    assert ask_token(gateway, "m") == problem
+
+
+def test_an_error_of_the_gateway_is_told(gateway: str) -> None:
+    _Gateway.answer = (503, {})
+    assert "503" in ask_token(gateway, "m")
+
+
+def test_kopf_takes_every_handler() -> None:
+    registry = kopf.OperatorRegistry()
+    handlers.register(registry, period_s=1.0)
+
+
+@pytest.mark.parametrize("cluster_wide", [True, False])
+def test_with_rights_in_single_namespaces_only_nothing_else_is_watched(cluster_wide: bool) -> None:
+    settings = process._settings(cluster_wide=cluster_wide)
+    assert settings.scanning.disabled is not cluster_wide
+    assert settings.persistence.finalizer == names.FINALIZER
+
+
+def test_the_arguments_of_the_chart_are_known() -> None:
+    given = process._arguments(
+        ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1", "--namespace=b"]
+    )
+    assert (given.namespace, given.health_port) == (["b"], 8080)

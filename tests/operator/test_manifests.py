@@ -1,0 +1,254 @@
+"""Manifests: what a profile becomes, and what holds for every spec."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+
+from dspark.config.controller import ControllerSettings
+from dspark.config.gateway import GatewayProcess
+from dspark.config.system import SystemSettings
+from dspark_operator import names
+from dspark_operator.manifests.objects import Cluster
+from dspark_operator.manifests.render import applicable
+from tests.operator.cases import PROFILES, ROOT, children, profile, ray_service, small, specs
+
+GOLDEN = Path(__file__).parent / "golden"
+# Where KubeRay's CRDs lie; they are not part of this repository.
+KUBERAY = Path(os.environ.get("KUBERAY_CRDS", ROOT.parent / "shared/data/kuberay"))
+
+
+def _pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod template: (owner, template)."""
+    for child in objects:
+        name = f"{child['kind']} {child['metadata']['name']}"
+        if child["kind"] == "Deployment":
+            yield name, child["spec"]["template"]
+        if child["kind"] == "RayService":
+            cluster = child["spec"]["rayClusterConfig"]
+            yield f"{name} head", cluster["headGroupSpec"]["template"]
+            for group in cluster["workerGroupSpecs"]:
+                yield f"{name} {group['groupName']}", group["template"]
+
+
+def _of(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    return next(c for c in objects if c["kind"] == kind and c["metadata"]["name"] == name)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_becomes_what_it_became_before(name: str) -> None:
+    rendered = yaml.safe_dump_all(children(profile(name)), sort_keys=False, width=100)
+    golden = GOLDEN / f"{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(rendered)
+    assert rendered == golden.read_text(), "if that is meant: UPDATE_GOLDEN=1 pytest tests/operator"
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(specs())
+def test_any_valid_spec_renders_and_the_same_spec_renders_identically(spec: dict[str, Any]) -> None:
+    rendered = children(spec)
+    assert rendered == children(spec)
+    identities = [(c["kind"], c["metadata"]["name"]) for c in rendered]
+    assert len(set(identities)) == len(identities)
+    for child in rendered:
+        json.dumps(child)
+        assert child["metadata"]["ownerReferences"][0]["controller"] is True
+        assert len(child["metadata"]["name"]) <= 63
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(specs())
+def test_every_process_accepts_the_settings_that_it_is_given(spec: dict[str, Any]) -> None:
+    rendered = children(spec)
+    gateway = _of(rendered, "ConfigMap", "llm-gateway")["data"]["gateway.json"]
+    assert GatewayProcess.model_validate_json(gateway).gateway.host == "0.0.0.0"
+    controller = _of(rendered, "ConfigMap", "llm-controller")["data"]["controller.json"]
+    assert ControllerSettings.model_validate_json(controller).port == names.CONTROLLER_PORT
+    serve = yaml.safe_load(rendered[-1]["spec"]["serveConfigV2"])
+    for application in serve["applications"]:
+        role = application["args"]["pool"]
+        system = SystemSettings.model_validate(application["args"]["system"])
+        pool = getattr(system.pools, role)
+        assert application["deployments"][0]["name"] == role
+        assert f"dspark-{pool.settings.pool}" == application["name"]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(specs())
+def test_every_replica_fits_its_own_worker_group_and_no_other(spec: dict[str, Any]) -> None:
+    rendered = ray_service(spec)
+    groups = {
+        group["groupName"]: group
+        for group in rendered["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    }
+    for application in yaml.safe_load(rendered["spec"]["serveConfigV2"])["applications"]:
+        role = application["args"]["pool"]
+        pool = application["args"]["system"]["pools"][role]
+        (resource,) = pool["resources"]
+        offering = [g for g in groups.values() if resource in g["resources"]]
+        assert [group["groupName"] for group in offering] == [pool["settings"]["pool"]]
+        (group,) = offering
+        slots = int(group["resources"][resource])
+        assert pool["num_gpus"] * slots == int(group["resources"].get("GPU", 0))
+        most = application["deployments"][0]["autoscaling_config"]["max_replicas"]
+        assert group["maxReplicas"] * slots >= most > (group["maxReplicas"] - 1) * slots
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_pod_is_confined(name: str) -> None:
+    for owner, template in _pods(children(profile(name))):
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True, owner
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, owner
+        assert pod["serviceAccountName"], owner
+        # Only Ray's head, whose autoscaler asks for pods, speaks to the API server.
+        assert pod["automountServiceAccountToken"] is owner.endswith(" head"), owner
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, owner
+            assert context["readOnlyRootFilesystem"] is True, owner
+            assert context["capabilities"] == {"drop": ["ALL"]}, owner
+            assert container["resources"]["requests"], owner
+            assert not container["image"].endswith(":latest"), owner
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted <= {volume["name"] for volume in pod["volumes"]}, owner
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_pods_outlive_their_drain(name: str) -> None:
+    rendered = children(profile(name))
+    templates = dict(_pods(rendered))
+    for application in yaml.safe_load(rendered[-1]["spec"]["serveConfigV2"])["applications"]:
+        system = SystemSettings.model_validate(application["args"]["system"])
+        pool = getattr(system.pools, application["args"]["pool"])
+        template = templates[f"RayService llm {pool.settings.pool}"]
+        drained_s = pool.settings.drain_s + system.ray.stop_margin_s
+        assert template["spec"]["terminationGracePeriodSeconds"] > drained_s
+
+
+def test_a_gateway_pod_outlives_its_streams() -> None:
+    rendered = children(small(gateway={"settings": {"drainSeconds": 300}}))
+    gateway = _of(rendered, "Deployment", "llm-gateway")
+    assert gateway["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 320
+
+
+def test_services_policies_and_budgets_pick_pods_that_exist() -> None:
+    rendered = children(profile("heterogeneous"))
+    labels = [template["metadata"]["labels"] for _, template in _pods(rendered)]
+    for child in rendered:
+        spec = child.get("spec", {})
+        if child["kind"] == "Service":
+            chosen = spec["selector"]
+        elif child["kind"] in ("NetworkPolicy", "PodDisruptionBudget"):
+            chosen = (spec.get("podSelector") or spec["selector"])["matchLabels"]
+        else:
+            continue
+        assert any(chosen.items() <= own.items() for own in labels), child["metadata"]["name"]
+
+
+def test_other_settings_are_other_pods_and_nothing_else_is() -> None:
+    before = children(small())
+    after = children({**small(), "controller": {"settings": {"tickSeconds": 1.0}}})
+    assert _of(before, "Deployment", "llm-controller") != _of(after, "Deployment", "llm-controller")
+    assert _of(before, "Deployment", "llm-gateway") == _of(after, "Deployment", "llm-gateway")
+    assert before[-1] == after[-1]
+
+
+def test_a_count_restarts_no_engine() -> None:
+    spec = small()
+    spec["pools"][0]["groups"][0]["replicas"] = {"min": 2, "max": 3}
+    before = yaml.safe_load(ray_service(small())["spec"]["serveConfigV2"])["applications"]
+    after = yaml.safe_load(ray_service(spec)["spec"]["serveConfigV2"])["applications"]
+    assert [a["args"] for a in before] == [a["args"] for a in after]
+    assert before != after
+
+
+def test_an_engine_setting_of_one_pool_restarts_no_other() -> None:
+    spec = small()
+    spec["pools"][0]["groups"][0]["engine"] = {"maxSessions": 7}
+    before = yaml.safe_load(ray_service(small())["spec"]["serveConfigV2"])["applications"]
+    after = yaml.safe_load(ray_service(spec)["spec"]["serveConfigV2"])["applications"]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True]
+
+
+def test_speculation_defaults_give_way_to_a_groups_own_settings() -> None:
+    spec = small(speculation={"cohorts": 2, "draftDeadlineFactor": 5.0})
+    spec["pools"][0]["groups"].append(
+        {"name": "own", "engine": {"cohorts": 1, "drafting": {"deadlineFactor": 2.0}}}
+    )
+    applications = yaml.safe_load(ray_service(spec)["spec"]["serveConfigV2"])["applications"]
+    chosen = [a["args"]["system"]["pools"]["verifier"]["settings"] for a in applications[:2]]
+    assert [settings["cohorts"] for settings in chosen] == [2, 1]
+    assert [settings["drafting"]["deadline_factor"] for settings in chosen] == [5.0, 2.0]
+
+
+def test_an_autoscaled_gateway_has_no_count_to_fight_over() -> None:
+    rendered = children(small(gateway={"autoscaling": {"maxReplicas": 4}}))
+    assert "replicas" not in _of(rendered, "Deployment", "llm-gateway")["spec"]
+    assert _of(rendered, "HorizontalPodAutoscaler", "llm-gateway")["spec"]["maxReplicas"] == 4
+
+
+def test_an_old_cluster_gets_what_it_knows() -> None:
+    old = Cluster(minor=20, kinds=frozenset())
+    rendered = children(small(observability={"monitors": True}), old)
+    controller = _of(rendered, "Deployment", "llm-controller")["spec"]["template"]["spec"]
+    assert "tcpSocket" in controller["containers"][0]["livenessProbe"]
+    taken, missing = applicable(rendered, old)
+    assert missing == [
+        "monitoring.coreos.com/v1/PodMonitor",
+        "monitoring.coreos.com/v1/ServiceMonitor",
+        "policy/v1/PodDisruptionBudget",
+    ]
+    assert not {"PodDisruptionBudget", "PodMonitor"} & {child["kind"] for child in taken}
+
+
+@pytest.mark.parametrize("version", ["1.28", "1.32", "1.37"])
+def test_kubernetes_accepts_every_child(version: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checker = pytest.importorskip(
+            "kubernetes_validate", reason="kubernetes-validate is not installed"
+        )
+    minor = int(version.split(".")[1])
+    for name in PROFILES:
+        for child in children(profile(name), Cluster(minor=minor)):
+            group = child["apiVersion"].split("/")[0]
+            if group not in ("ray.io", "monitoring.coreos.com"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    checker.validate(child, version, strict=True)
+
+
+def _closed(node: Any) -> Any:
+    """A structural schema in which unknown fields are errors."""
+    if isinstance(node, list):
+        return [_closed(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _closed(value) for key, value in node.items()}
+    preserved = node.get("x-kubernetes-preserve-unknown-fields")
+    if node.get("type") == "object" and isinstance(node.get("properties"), dict) and not preserved:
+        made["additionalProperties"] = False
+    return made
+
+
+@pytest.mark.skipif(
+    not (KUBERAY / "ray.io_rayservices.yaml").exists(),
+    reason="KubeRay's CRDs are not here: set KUBERAY_CRDS to the folder that has them",
+)
+def test_kuberay_accepts_every_ray_service() -> None:
+    crd = yaml.load((KUBERAY / "ray.io_rayservices.yaml").read_text(), Loader=yaml.CSafeLoader)
+    version = next(v for v in crd["spec"]["versions"] if v["name"] == "v1")
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    checker = jsonschema.Draft4Validator(_closed(spec))
+    for name in PROFILES:
+        errors = list(checker.iter_errors(ray_service(profile(name))["spec"]))
+        assert not errors, [f"{list(e.path)}: {e.message}"[:300] for e in errors]

@@ -1,0 +1,67 @@
+"""What Ray Serve is told of a pool; that it does it is shown end to end."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from dspark.config.system import SystemSettings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own making, at its import
+    from dspark.app import FollowPlan, build_pool
+
+
+def deployment(pool: str, **changes: Any) -> Any:
+    system = SystemSettings.model_validate(changes)
+    return build_pool({"pool": pool, "system": system.model_dump(mode="json")})._bound_deployment
+
+
+def test_every_pool_is_an_application_of_its_own() -> None:
+    assert [deployment(pool).name for pool in ("prefill", "drafter", "verifier")] == [
+        "prefill",
+        "drafter",
+        "verifier",
+    ]
+
+
+def test_the_drain_fits_into_the_grace() -> None:
+    system = {"pools": {"verifier": {"settings": {"drain_s": 60}}}, "ray": {"stop_margin_s": 5}}
+    assert deployment("verifier", **system)._deployment_config.graceful_shutdown_timeout_s == 65
+
+
+def test_threads_are_limited_before_torch_is_imported() -> None:
+    options = deployment("drafter", model={"threads": 3}).ray_actor_options
+    assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_pool_goes_to_its_kind_of_node() -> None:
+    drafter = {"resources": {"small": 1}, "num_gpus": 0.25}
+    options = deployment("drafter", pools={"drafter": drafter}).ray_actor_options
+    assert options["resources"] == {"small": 1}
+    assert options["num_gpus"] == 0.25
+
+
+def test_the_policy_follows_the_pool_at_the_controller() -> None:
+    config = deployment(
+        "drafter",
+        endpoint={"controller": "head:1"},
+        pools={"drafter": {"max_replicas": 5, "settings": {"pool": "drafter-small"}}},
+    )._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (0, 1, 5)
+    assert config.policy.policy_kwargs == {"controller": "head:1", "pool": "drafter-small"}
+
+
+def test_an_unknown_pool_is_refused() -> None:
+    with pytest.raises(ValueError, match="pool is one of prefill, drafter, verifier, not 'x'"):
+        deployment("x")
+
+
+def test_without_a_controller_the_present_target_stays() -> None:
+    @dataclass
+    class Context:
+        target_num_replicas: int
+
+    decide = FollowPlan("127.0.0.1:1", "drafter")
+    assert decide(Context(3)) == (3, {})
