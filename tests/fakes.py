@@ -38,9 +38,7 @@ def continuation(prompt: Sequence[int], count: int, sampling: Sampling) -> list[
 class FakeTarget:
     """A target whose KV is its tokens."""
 
-    def __init__(
-        self, num_pages: int, max_context_tokens: int = 4096, step_s: float = 0.0
-    ) -> None:
+    def __init__(self, num_pages: int, max_context_tokens: int = 4096, step_s: float = 0.0) -> None:
         self.step_s = step_s
         self._kv = np.full((num_pages, PAGE_TOKENS), -1, dtype=np.int64)
         self._max_context_tokens = max_context_tokens

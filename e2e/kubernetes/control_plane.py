@@ -1,6 +1,7 @@
 """A control plane on this machine: etcd, kube-apiserver, kube-controller-manager; no node.
 
-The binaries are looked for in ``DSPARK_KUBE_BIN``.  The stories are written for v1.20: CEL rules, policy/v1 and autoscaling/v2 are not in it, and are checked offline instead.
+The binaries are looked for in ``DSPARK_KUBE_BIN``.  The stories are written for v1.20: CEL rules,
+policy/v1 and autoscaling/v2 are not in it, and are checked offline instead.
 """
 
 import os
