@@ -47,6 +47,7 @@ class Served:
             greeter,
             incarnation=Incarnation(incarnation),
             projection_id=compatibility.projection_id,
+            vocab_size=compatibility.vocab_size,
         )
         self.server.add(
             lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)

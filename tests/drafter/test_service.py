@@ -202,3 +202,15 @@ async def test_malformed_messages_are_invalid_and_the_drafter_lives_on() -> None
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         again = await Client(draft_pb2_grpc.DraftServiceStub(channel)).greet()
         again.call.cancel()
+
+
+async def test_an_anchor_outside_the_vocabulary_is_invalid_and_kills_nobody_else() -> None:
+    async with served() as drafter, open_channel(drafter.replica.address) as channel:
+        stub: draft_pb2_grpc.DraftServiceAsyncStub = draft_pb2_grpc.DraftServiceStub(channel)
+        client = await Client(stub).greet()
+        anchored = draft_pb2.SessionRound(session=1, anchor=1_000_000, rows=tensor(0))
+        client.outbox.put_nowait(draft_pb2.RoundRequest(round=1, sessions=[anchored]))
+        with pytest.raises(grpc.aio.AioRpcError, match="anchor 1000000 is not one of") as refusal:
+            await client.read()
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await Client(stub).greet()

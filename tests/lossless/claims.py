@@ -134,7 +134,7 @@ CLAIMS: tuple[Claim, ...] = (
             "test_coupled_tokens_follow_the_softmax",
             "test_tokens_at_neighbouring_positions_are_independent",
         ),
-        n="40000",
+        n="2 x 20,000",
         statistic="chi-square, 8 d.f., below 26.1",
     ),
     Claim(

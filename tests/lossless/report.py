@@ -74,8 +74,8 @@ def row_of(claim: Claim, outcomes: Mapping[str, Outcome]) -> Row:
     return Row(
         claim=claim.text,
         test=", ".join(files),
-        n=claim.n or (f"{sum(n for n, _, _ in evidence):,}" if evidence else f"{len(cases)} cases"),
-        statistic=claim.statistic or _statistic(evidence, len(cases)),
+        n=claim.n or _number(evidence, len(cases)),
+        statistic=claim.statistic or _statistic(evidence),
         verdict="holds" if held else "FAILS",
         control=control,
         sound=held and caught,
@@ -138,7 +138,13 @@ def _all_passed(tests: Sequence[str], cases: Mapping[str, Outcome]) -> bool:
     return ran == set(tests) and all(case.passed for case in cases.values())
 
 
-def _statistic(evidence: Sequence[tuple[int, str, float | None]], num_cases: int) -> str:
+def _number(evidence: Sequence[tuple[int, str, float | None]], num_cases: int) -> str:
+    if evidence:
+        return f"{sum(n for n, _, _ in evidence):,}"
+    return f"{num_cases} case" + "s" * (num_cases != 1)
+
+
+def _statistic(evidence: Sequence[tuple[int, str, float | None]]) -> str:
     """The one with the smallest p-value, for all cases."""
     if not evidence:
         return ""

@@ -5,14 +5,24 @@ import numpy as np
 import pytest
 import torch
 
+from dspark.core.calibration import parse_calibration
 from dspark.model.checkpoint import load_drafter
 from dspark.training.corpus import Document, read_documents
 from dspark.training.drafter import DrafterSettings, train_drafter
-from dspark.training.evaluation import EvaluationSettings, acceptance_figures, evaluate
+from dspark.training.evaluation import (
+    CalibrationSettings,
+    EvaluationSettings,
+    acceptance_figures,
+    calibrate,
+    evaluate,
+)
 from dspark.training.features import FeatureSettings, make_features
 from dspark.training.generation import DenseTarget, generate, temperature_choice
 from dspark.training.prompts import HeldOutPrompt, PromptSource, held_out_prompts, write_prompts
+from dspark.training.repeats import repeated_share
+from dspark.training.repetition import PolishSettings, polish_target
 from dspark.training.rollout import Rounds, play, roll_out
+from dspark.training.selftext import SelfTextSettings, make_selftext
 from dspark.training.target import TargetSettings, bits_per_byte, load_target, train_target
 from dspark.training.tokenizer import load_tokenizer
 
@@ -224,3 +234,63 @@ def test_a_target_trains_a_few_steps_and_resumes(work, tmp_path):
     train_target(dataclasses.replace(settings, num_tokens=384))
     assert json.loads((tmp_path / "target.json").read_text())["tokens"] == 384
     assert load_target(tmp_path / "target").config.num_hidden_layers == 2
+
+
+def test_calibration_is_fitted_for_each_mode_and_reads_back(pair, work, tmp_path):
+    write_prompts(tmp_path / "prompts.jsonl", [HeldOutPrompt(domain="code", prompt="Add 5.")])
+    settings = CalibrationSettings(
+        target=pair.target,
+        drafter=pair.out,
+        held_out=work / "corpus" / "heldout.jsonl",
+        prompts=tmp_path / "prompts.jsonl",
+        out=tmp_path / "sts.json",
+        num_rounds=20,
+        max_new=16,
+    )
+    calibrate(dataclasses.replace(settings, modes=("greedy",)))
+    calibrate(dataclasses.replace(settings, modes=("coupled",)))
+    document = json.loads((tmp_path / "sts.json").read_text())
+    for mode in ("greedy", "coupled"):
+        fitted = parse_calibration(document[mode], 3)
+        assert fitted.mode == mode
+        assert fitted.num_samples >= 20
+    with pytest.raises(ValueError, match="held-out prompts gave"):
+        calibrate(dataclasses.replace(settings, num_rounds=100_000, modes=("greedy",)))
+
+
+def test_own_text_that_loops_is_left_out(work, tmp_path):
+    settings = SelfTextSettings(
+        work=work,
+        target=work / "target",
+        out=tmp_path / "own.npy",
+        num_sequences=8,
+        batch=4,
+        prompt_length=6,
+        length=20,
+        temperature=1.0,
+        most_repeated=0.3,
+    )
+    made = np.load(make_selftext(settings))
+    assert made.shape[1] == 20
+    assert all(repeated_share(row[6:].tolist()) <= 0.3 for row in made)
+
+
+def test_polishing_writes_a_target_and_a_journal(work, tmp_path):
+    (tmp_path / "corpus").symlink_to(work / "corpus")
+    settings = PolishSettings(
+        work=tmp_path,
+        target=work / "target",
+        out=tmp_path / "polished",
+        deadline_s=0.05,
+        batch=2,
+        length=100,
+        num_generated=2,
+        prompt_length=8,
+        generated_length=20,
+        threads=1,
+        sharpen=1.1,
+    )
+    polish_target(settings)
+    facts = [json.loads(line) for line in (tmp_path / "polish.log.jsonl").read_text().splitlines()]
+    assert facts[-1]["logit_scale"] > 0.9
+    assert load_target(tmp_path / "polished").config.num_hidden_layers == 3

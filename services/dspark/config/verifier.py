@@ -1,8 +1,8 @@
 """Settings of the verifier pool."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dspark.config.base import Settings
 
@@ -33,8 +33,8 @@ class VerifierSettings(Settings):
     """Sessions decoded at once."""
     max_waiting: int = Field(default=128, ge=0)
     """Sessions that may wait for pages; one more is refused with RESOURCE_EXHAUSTED."""
-    max_batch_tokens: int = Field(default=256, ge=8)
-    """Tokens in one target forward."""
+    max_batch_tokens: int = Field(default=256, ge=32)
+    """Tokens in one target forward; at least ``max_sessions``: each session has one of them."""
     local_prefill_tokens: int = Field(default=32, ge=0)
     """Prompts up to this long are run by the verifier itself."""
     prefill_chunk_tokens: int = Field(default=64, ge=1)
@@ -54,3 +54,12 @@ class VerifierSettings(Settings):
     """Runs of each size; the curve keeps the median."""
     drafting: DraftingSettings = DraftingSettings()
     """The verifier's side of drafting."""
+
+    @model_validator(mode="after")
+    def _every_session_fits_a_step(self) -> Self:
+        if self.max_sessions > self.max_batch_tokens:
+            raise ValueError(
+                f"max_sessions {self.max_sessions} is more than max_batch_tokens "
+                f"{self.max_batch_tokens}: a step has at least one token of every session"
+            )
+        return self

@@ -58,6 +58,7 @@ class DrafterReplica:
             greeter,
             incarnation=self._host.incarnation,
             projection_id=identity.projection_id,
+            vocab_size=identity.vocab_size,
         )
         self._host.server.add(
             lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)

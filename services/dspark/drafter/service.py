@@ -8,7 +8,7 @@ from typing import TypeVar
 import grpc
 from grpc import aio
 
-from dspark.core.draft import DraftStatus, RoundReply
+from dspark.core.draft import DraftStatus, Round, RoundReply
 from dspark.core.ids import Incarnation, SessionId
 from dspark.drafter.engine import DrafterEngine, VerifierKey
 from dspark.rpc.handshake import Greeter
@@ -36,11 +36,13 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         *,
         incarnation: Incarnation,
         projection_id: str,
+        vocab_size: int,
     ) -> None:
         self._engine = engine
         self._greeter = greeter
         self._incarnation = incarnation
         self._projection_id = projection_id
+        self._vocab_size = vocab_size
 
     async def Handshake(self, request, context):  # type: ignore[no-untyped-def]  # noqa: D102
         return await self._greeter.answer(request, context)
@@ -73,9 +75,11 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         async def read() -> None:
             try:
                 async for message in request_iterator:
+                    round_ = round_from_wire(message)
+                    self._require_anchors(round_)
                     self._engine.submit(
                         verifier,
-                        round_from_wire(message),
+                        round_,
                         lambda reply: loop.call_soon_threadsafe(post, reply),
                     )
             finally:
@@ -93,6 +97,15 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
             await asyncio.gather(reader, return_exceptions=True)
             self._engine.forget(verifier)
             log.info("verifier %s left", verifier.replica)
+
+    def _require_anchors(self, round_: Round) -> None:
+        """Refuse tokens outside the vocabulary: they would kill the engine for everybody."""
+        for part in round_.sessions:
+            if part.anchor >= self._vocab_size:
+                raise ValueError(
+                    f"session {part.session}: anchor {part.anchor} is not one of "
+                    f"{self._vocab_size} tokens"
+                )
 
     async def Seed(  # noqa: D102
         self,

@@ -61,9 +61,10 @@ class CalibrationSettings:
     prompts: Path
     """The shipped prompts, which are left out."""
     out: Path
-    """The sts.json to write."""
+    """The sts.json to write; a mode that is not fitted now is kept as it is there."""
+    modes: tuple[Mode, ...] = ("greedy", "coupled")
     num_rounds: int = 10_000
-    """Rounds to fit on, per mode; half as many again judge the fit."""
+    """Least number of rounds to fit on, per mode; a third as many again judge the fit."""
     max_new: int = 160
     seed: int = 500_000
     threads: int = 1
@@ -218,12 +219,15 @@ def _whole_rounds(rounds: Sequence[Rounds]) -> tuple[Floats, np.ndarray]:
 def calibrate(cfg: CalibrationSettings) -> dict[str, Calibration]:
     """Fit sts.json on held-out rounds, greedy and coupled apart.
 
-    Prompts alternate between fitting and judging, two to one, so both see every domain.
+    Prompts alternate between fitting and judging, three to one, so both see every domain.
+
+    Raises:
+        ValueError: If the held-out documents yield too few greedy rounds.
     """
     torch.set_num_threads(cfg.threads)
     drafter = load_drafter(cfg.drafter)
     tokenizer = load_tokenizer(cfg.target)
-    shipped = {p.prompt for p in read_prompts(cfg.prompts)}
+    shipped = {p.prompt[:40] for p in read_prompts(cfg.prompts)}
     pool = [
         p
         for p in held_out_prompts(
@@ -232,17 +236,21 @@ def calibrate(cfg: CalibrationSettings) -> dict[str, Calibration]:
             dict.fromkeys(DOMAINS, 2000),
             seed=17,
         )
-        if p.prompt not in shipped
+        if p.prompt[:40] not in shipped
     ]
     pool = [pool[i] for i in np.random.default_rng(cfg.seed).permutation(len(pool))]
     found: dict[str, Calibration] = {}
     for mode, temperature in _MODES:
+        if mode not in cfg.modes:
+            continue
         rounds: list[Rounds] = []
         num_rounds, at = 0, 0
-        while num_rounds < 1.5 * cfg.num_rounds + 200:
+        while num_rounds < 1.4 * cfg.num_rounds:
             part = [pool[(at + i) % len(pool)] for i in range(96)]
-            if at >= len(pool) and mode == "greedy":
-                raise ValueError(f"held-out prompts ran out after {num_rounds} greedy rounds")
+            if mode == "greedy":
+                part = pool[at : at + 96]  # a prompt has one greedy text only
+            if not part:
+                break
             rounds += play_all(
                 cfg.target, drafter, part, temperature=temperature, max_new=cfg.max_new,
                 seed=cfg.seed + at,
@@ -250,12 +258,19 @@ def calibrate(cfg: CalibrationSettings) -> dict[str, Calibration]:
             at += len(part)
             num_rounds = sum(int((~r.ended).sum()) for r in rounds)
             print(f"{mode}: {num_rounds} rounds of {at} prompts", flush=True)
-        fit = _whole_rounds([r for i, r in enumerate(rounds) if i % 3 != 2])
-        judge = _whole_rounds([r for i, r in enumerate(rounds) if i % 3 == 2])
+        fit = _whole_rounds([r for i, r in enumerate(rounds) if i % 4 != 3])
+        judge = _whole_rounds([r for i, r in enumerate(rounds) if i % 4 == 3])
+        if len(fit[1]) < cfg.num_rounds:
+            raise ValueError(
+                f"held-out prompts gave {len(fit[1])} {mode} rounds to fit on, {cfg.num_rounds} "
+                "are asked for: hold out more documents or lower num_rounds"
+            )
         found[mode] = fit_calibration(
             *fit, *judge, mode=mode, dataset="held-out code, prose and arithmetic"
         )
-    cfg.out.write_text(json.dumps({m: c.to_json() for m, c in found.items()}, indent=1) + "\n")
+    document = json.loads(cfg.out.read_text()) if cfg.out.exists() else {}
+    document.update({mode: fitted.to_json() for mode, fitted in found.items()})
+    cfg.out.write_text(json.dumps(document, indent=1) + "\n")
     print(cfg.out.read_text())
     return found
 

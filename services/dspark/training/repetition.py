@@ -39,6 +39,7 @@ class PolishSettings:
     deadline_s: float = 360.0
     batch: int = 12
     length: int = 256
+    """Windows of corpus text; at least 96, to hold a span and its repetitions."""
     num_generated: int = 48
     """Sequences per generation; they serve ``num_generated / batch`` steps."""
     prompt_length: int = 48
