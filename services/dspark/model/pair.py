@@ -139,6 +139,7 @@ def load_drafter_side(
     gamma: int | None = None,
     max_sessions: int = 256,
     max_context_tokens: int = 131072,
+    max_q_tokens: int = 64,
 ) -> tuple[PairIdentity, BlockDrafter]:
     """Load the drafter's side of a pair; of the target only headers are read."""
     identity = read_pair(target_path, drafter_path, gamma=gamma)
@@ -152,6 +153,7 @@ def load_drafter_side(
         target_embedding=embedding,
         max_sessions=max_sessions,
         max_context_tokens=max_context_tokens,
+        max_q_tokens=max_q_tokens,
     )
     return identity, drafter
 

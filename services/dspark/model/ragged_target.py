@@ -4,6 +4,7 @@ It joins ``TargetRunner`` with the samplers of ``dspark_kernels`` and speaks in 
 numpy arrays, so that engines are tested with fakes that speak integers.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from dspark.core.draft import Rows
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.sampling import Sampling
 from dspark.model.batch import RaggedBatch, Segment
+from dspark.model.sampling_rows import sampling_batch
 from dspark.model.target import TargetRunner
-from dspark_kernels.sampling import SamplingBatch, choose_tokens
+from dspark_kernels.rejection_step import decide
+from dspark_kernels.sampling import choose_tokens
 
 
 class ChoosingSegment(Protocol):
@@ -41,6 +45,10 @@ class ChoosingSegment(Protocol):
     def sampling(self) -> Sampling:
         """How they are chosen."""
 
+    @property
+    def laws(self) -> DraftLaws | None:
+        """What the tokens after the first were drawn from, if they are judged by rejection."""
+
 
 class RaggedTarget:
     """A ``TargetRunner`` that chooses tokens; for one thread at a time."""
@@ -59,7 +67,10 @@ class RaggedTarget:
         return self._runner.max_context_tokens
 
     def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
-        """Run one ragged forward; return each segment's chosen tokens."""
+        """Run one ragged forward; return each segment's chosen tokens.
+
+        A segment with laws gets its accepted drafts and the token after them.
+        """
         output = self._runner.forward(
             RaggedBatch(
                 segments=[
@@ -78,6 +89,8 @@ class RaggedTarget:
             for part in segments
             for offset in range(part.choose)
         ]
+        if any(part.laws is not None for part in segments):
+            return _judge(output.logits, rows, segments)
         chosen = _choose(output.logits, rows)
         result = []
         first = 0
@@ -137,15 +150,35 @@ def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[
     """Choose one token a row: logits [N, V], N pairs of (sampling, position)."""
     if not rows:
         return []
-    batch = SamplingBatch.of(
-        # A temperature below the greedy bound is greedy, whatever it is.
-        temperatures=[0.0 if sampling.greedy else sampling.temperature for sampling, _ in rows],
-        seeds=[sampling.seed for sampling, _ in rows],
-        choices=[sampling.choice for sampling, _ in rows],
-        positions=[position for _, position in rows],
-        top_k=[sampling.top_k for sampling, _ in rows],
-        top_p=[sampling.top_p for sampling, _ in rows],
-        min_p=[sampling.min_p for sampling, _ in rows],
-    )
+    batch = sampling_batch([sampling for sampling, _ in rows], [position for _, position in rows])
     tokens: list[int] = choose_tokens(logits, batch).tolist()
     return tokens
+
+
+def _judge(
+    logits: torch.Tensor,
+    rows: Sequence[tuple[Sampling, int]],
+    segments: Sequence[ChoosingSegment],
+) -> list[tuple[int, ...]]:
+    """The tokens of segments of which some carry laws; the others' are chosen as ever."""
+    chosen_rows: list[int] = []
+    judged_rows: list[int] = []
+    first = 0
+    for part in segments:
+        mine = chosen_rows if part.laws is None else judged_rows
+        mine.extend(range(first, first + part.choose))
+        first += part.choose
+    chosen = iter(_choose(logits[chosen_rows], [rows[index] for index in chosen_rows]))
+    judged = iter(
+        decide(
+            logits[judged_rows],
+            sampling_batch(
+                [rows[index][0] for index in judged_rows], [rows[index][1] for index in judged_rows]
+            ),
+            [(part.tokens[1:], part.laws) for part in segments if part.laws is not None],
+        )
+    )
+    return [
+        tuple(itertools.islice(chosen, part.choose)) if part.laws is None else next(judged)
+        for part in segments
+    ]
