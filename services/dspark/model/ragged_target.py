@@ -89,15 +89,7 @@ class RaggedTarget:
             for part in segments
             for offset in range(part.choose)
         ]
-        if any(part.laws is not None for part in segments):
-            return _judge(output.logits, rows, segments)
-        chosen = _choose(output.logits, rows)
-        result = []
-        first = 0
-        for part in segments:
-            result.append(tuple(chosen[first : first + part.choose]))
-            first += part.choose
-        return result
+        return judge_rows(output.logits, rows, segments)
 
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
@@ -155,12 +147,18 @@ def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[
     return tokens
 
 
-def _judge(
+def judge_rows(
     logits: torch.Tensor,
     rows: Sequence[tuple[Sampling, int]],
     segments: Sequence[ChoosingSegment],
 ) -> list[tuple[int, ...]]:
-    """The tokens of segments of which some carry laws; the others' are chosen as ever."""
+    """Each segment's tokens: the target's own of every row or, with laws, what rejection leaves.
+
+    Args:
+        logits: [N, V], the segments' chosen rows one after the other.
+        rows: How each row is sampled, and the position of the token after it.
+        segments: What was run.
+    """
     chosen_rows: list[int] = []
     judged_rows: list[int] = []
     first = 0
@@ -168,6 +166,9 @@ def _judge(
         mine = chosen_rows if part.laws is None else judged_rows
         mine.extend(range(first, first + part.choose))
         first += part.choose
+    if not judged_rows:
+        chosen = iter(_choose(logits, rows))
+        return [tuple(itertools.islice(chosen, part.choose)) for part in segments]
     chosen = iter(_choose(logits[chosen_rows], [rows[index] for index in chosen_rows]))
     judged = iter(
         decide(
