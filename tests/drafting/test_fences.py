@@ -1,8 +1,10 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dspark.core.draft import DraftBlock, DraftStatus
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
 from dspark.drafting.fences import Cause, Question, judge_block
 
@@ -92,3 +94,54 @@ def test_a_block_that_no_honest_drafter_makes_is_malformed(bad: dict[str, tuple[
 def test_the_bounds_of_tokens_and_confidences_are_sound() -> None:
     edges = replace(ANSWER, tokens=(0, 7), confidences=(1.0, 0.0))
     assert cause(ASKED, edges) is Cause.HIT
+
+
+def laws(*laws_: dict[int, float]) -> DraftLaws:
+    return DraftLaws(
+        counts=tuple(map(len, laws_)),
+        ids=np.array([token for law in laws_ for token in law], dtype=np.int64),
+        weights=np.array([share for law in laws_ for share in law.values()], dtype=np.float16),
+    )
+
+
+GOOD = ({5: 0.5, 6: 0.5}, {6: 1.0}, {0: 0.25, 3: 0.25, 7: 0.5})
+
+
+def test_laws_that_could_draw_the_tokens_are_a_hit() -> None:
+    asked = replace(ASKED, laws=True)
+    assert cause(asked, replace(ANSWER, laws=laws(*GOOD))) is Cause.HIT
+    assert cause(asked, NOTHING) is Cause.HIT
+    assert cause(ASKED, replace(ANSWER, laws=laws(*GOOD))) is Cause.HIT  # not needed: not read
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {6: 0.5, 7: 0.5},  # cannot draw its token
+        {5: 0.5, 8: 0.5},  # outside the vocabulary
+        {-1: 0.5, 5: 0.5},
+        {5: 0.5, 6: 0.4},  # sums to less, or more
+        {5: 1.5},
+        {5: 1.5, 6: -0.5},
+        {5: 1.0, 6: 0.0},
+        {5: float("nan")},
+        {5: float("inf")},
+        {6: 0.5, 5: 0.5},  # not ascending
+        {},
+    ],
+)
+def test_laws_that_no_honest_drafter_ships_are_malformed(bad: dict[int, float]) -> None:
+    block = replace(ANSWER, laws=laws(bad, *GOOD[1:]))
+    assert cause(replace(ASKED, laws=True), block) is Cause.MALFORMED
+
+
+def test_a_token_twice_in_a_law_is_malformed() -> None:
+    twice = DraftLaws(
+        counts=(2,), ids=np.array([5, 5]), weights=np.array([0.5, 0.5], dtype=np.float16)
+    )
+    block = replace(ANSWER, tokens=(5,), confidences=(0.5,), laws=twice)
+    assert cause(replace(ASKED, laws=True), block) is Cause.MALFORMED
+
+
+def test_drafts_without_laws_are_malformed_where_laws_are_needed() -> None:
+    assert cause(replace(ASKED, laws=True), ANSWER) is Cause.MALFORMED

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dspark.config.gateway import GatewaySettings
-from dspark.core.sampling import Sampling
+from dspark.core.sampling import Sampling, SamplingMode
 from dspark.gateway.errors import ApiError
 from dspark.gateway.parsing import parse_chat, parse_completion
 from dspark.gateway.requests import Job, Ticket, affinity_key, chat_job, completion_job
@@ -127,3 +127,23 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path, missing: str) -> None:
     with pytest.raises(ValueError, match=missing) as caught:
         load_served_model("toy", str(folder))
     assert "\n" not in str(caught.value)
+
+
+def mode(served: ServedModel, deployed: str = "coupled", /, **fields: object) -> SamplingMode:
+    body = parse_completion(json.dumps({"model": "toy", "prompt": "hi"} | fields).encode())
+    settings = GatewaySettings(speculation_mode=deployed)  # type: ignore[arg-type]
+    return completion_job(body, served, settings, TICKET).generations[0].generation.sampling.mode
+
+
+def test_a_seed_means_coupled_unless_the_request_says_otherwise(model: ServedModel) -> None:
+    rejection, coupled = SamplingMode.REJECTION, SamplingMode.COUPLED
+    assert mode(model) is coupled
+    assert mode(model, "rejection") is rejection
+    assert mode(model, "rejection", seed=3) is coupled
+    assert mode(model, "rejection", speculation={"mode": "coupled"}) is coupled
+    assert mode(model, seed=3, speculation={"mode": "rejection"}) is rejection
+
+
+def test_an_unknown_mode_is_refused(model: ServedModel) -> None:
+    error = refused(completion, model, speculation={"mode": "typical"})
+    assert (error.status, error.param) == (400, "speculation.mode")

@@ -36,6 +36,7 @@ def _in(file: str, *names: str) -> tuple[str, ...]:
 _APPENDIX_A = HERE + "test_appendix_a.py"
 _TWO = HERE + "test_two_sessions.py"
 _REJECTION = HERE + "test_rejection_law.py"
+_REJECTION_ENGINES = HERE + "test_rejection_engines.py"
 _COUPLED = HERE + "test_coupled_law.py"
 _BYTES = HERE + "test_bytes.py"
 _ADMISSION = "tests/core/test_admission.py"
@@ -121,6 +122,18 @@ CLAIMS: tuple[Claim, ...] = (
         text="Rejection accepts with 1 - TV",
         tests=_in(_REJECTION, "test_a_draft_is_accepted_with_one_minus_the_total_variation"),
         controls=_in(_REJECTION, "test_control_such_drafts_are_accepted_too_often"),
+    ),
+    Claim(
+        text="Rejection through the real engines has the target's joint law",
+        tests=_in(
+            _REJECTION_ENGINES,
+            "test_the_joint_law_is_the_targets",
+            "test_a_budget_does_not_bend_it",
+            "test_a_law_that_is_cut_before_the_draw_does_not_bend_it",
+            "test_greedy_and_coupled_outputs_know_nothing_of_the_mode",
+        ),
+        controls=_in(_REJECTION_ENGINES, "test_control_truncating_the_shipped_copy_only_is_caught"),
+        statistic="chi-square as z",
     ),
     Claim(
         text="Coupled noise has the softmax's law",

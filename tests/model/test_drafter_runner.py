@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dspark.core.draft import DraftRequest, Proposal
-from dspark.core.sampling import Sampling
+from dspark.core.sampling import Sampling, SamplingMode
 from dspark.model.drafter import DSparkDrafter, dense_attention
 from dspark.model.drafter_runner import BlockDrafter
 from dspark.model.sts import Calibration
@@ -199,3 +199,32 @@ def test_sessions_and_context_are_bounded_and_given_back() -> None:
     assert drafter.open("b", Sampling())  # anew
     assert drafter.cached("b") == 0
     drafter.close("nobody")
+
+
+@pytest.mark.parametrize("head", ["vanilla", "rnn"])
+def test_rejection_ships_the_laws_and_leaves_the_others_alone(head: str) -> None:
+    """Drafted together with a coupled session, whose block must be what it is alone."""
+    rejection = Sampling(temperature=0.9, seed=1, mode=SamplingMode.REJECTION)
+    coupled = Sampling(temperature=0.9, seed=2)
+    drafter = BlockDrafter(tiny.drafter(head), max_q_tokens=8, nonces=iter((5, 5, 6)))
+    for key, sampling in (("r", rejection), ("c", coupled)):
+        drafter.open(key, sampling)
+        drafter.append(key, 0, rows(12))
+    drawn, other = drafter.draft([ask("r", 12), ask("c", 12)])
+    check(other, from_scratch(tiny.drafter(head), rows(12), 7, coupled))
+    assert other.laws is None
+    assert drawn.laws is not None
+    assert drawn.laws.fits(drawn.tokens, tiny.VOCAB)
+    assert max(drawn.laws.counts) == 8
+    (again,), (anew,) = drafter.draft([ask("r", 12)]), drafter.draft([ask("r", 12, tokens=2)])
+    assert again.tokens == drawn.tokens  # the same nonce
+    assert anew.laws is not None
+    assert anew.laws.counts == anew.laws.first(2).counts
+    assert drawn.laws.first(1).ids.tolist() == anew.laws.first(1).ids.tolist()
+
+
+def test_no_two_rounds_draw_with_the_same_randomness() -> None:
+    drafter = BlockDrafter(tiny.drafter())
+    drafter.open("r", Sampling(temperature=2.0, seed=1, mode=SamplingMode.REJECTION))
+    drafter.append("r", 0, rows(12))
+    assert len({drafter.draft([ask("r", 12)])[0].tokens for _ in range(5)}) > 1

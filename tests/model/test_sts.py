@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from dspark.core.sampling import Sampling, SamplingMode
 from dspark.model.sts import Calibration, identity, read_calibration
 
 
@@ -28,3 +29,12 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, message:
     (tmp_path / "sts.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_calibration(tmp_path, 2)
+
+
+def test_rejection_falls_back_to_coupled() -> None:
+    rejection = Sampling(temperature=1.0, mode=SamplingMode.REJECTION)
+    found = Calibration(greedy=(1.0,), coupled=(2.0,))
+    assert found.of(rejection) == found.of(Sampling(temperature=1.0)) == (2.0,)
+    own = Calibration(greedy=(1.0,), coupled=(2.0,), rejection=(3.0,))
+    assert own.of(rejection) == (3.0,)
+    assert own.of(Sampling(mode=SamplingMode.REJECTION)) == (1.0,)  # greedy has no mode

@@ -18,6 +18,8 @@ class DrafterSettings(Settings):
     """Sessions drafted in one forward."""
     max_pending_rounds: int = Field(default=64, ge=1)
     """Rounds that may wait over all verifiers; an older one of the same verifier is replaced."""
+    max_q_tokens: int = Field(default=64, ge=1)
+    """Rejection sampling: tokens that a draft's distribution is cut to before it is drawn from."""
     profile_at_start: bool = True
     """Measure the cost of a batch before announcing readiness."""
     drain_s: float = Field(default=5.0, ge=0)

@@ -1,5 +1,7 @@
 """Settings of the gateway."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from dspark.config.base import Settings
@@ -23,6 +25,8 @@ class GatewaySettings(Settings):
     """Largest request body."""
     max_choices: int = Field(default=8, ge=1)
     """Largest n (times the number of prompts)."""
+    speculation_mode: Literal["coupled", "rejection"] = "coupled"
+    """How drafts are judged for requests with neither ``speculation.mode`` nor a seed."""
     default_chat_tokens: int = Field(default=512, ge=1)
     """Most tokens of a chat answer when the client names no bound."""
     failover_attempts: int = Field(default=3, ge=1)

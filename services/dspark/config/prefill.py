@@ -12,7 +12,7 @@ class PrefillSettings(Settings):
     """Pool name."""
     num_pages: int = Field(default=512, ge=8)
     """KV pages of one replica."""
-    chunk_tokens: int = Field(default=64, ge=32)
+    chunk_tokens: int = Field(default=64, ge=1)
     """Prompt tokens in one forward and one message; a multiple of the page size."""
     max_waiting: int = Field(default=64, ge=1)
     """Prompts that may wait; one more is refused with RESOURCE_EXHAUSTED."""

@@ -19,6 +19,15 @@ before x_{r,k} is looked at.  Three things would break the argument, and are kep
 * a drop of the whole block because its tail looks bad.
 
 ``tests/lossless/test_appendix_a.py`` enumerates each of them and shows the bias.
+
+Who needs this: sampling by rejection.  There a draft that is not verified is thrown away and its
+position decided by other randomness, so a rule that looks at x_{r,k} before it decides whether to
+verify it throws away what it dislikes, and the law bends.  Greedy and coupled sampling commit the
+target's own tokens whatever is verified, and would be lossless under any rule.  All three go
+through the same admission: K is fixed from committed rounds before the drafts exist (ALL, K,
+OFF), or the walk is Algorithm 1.  Its other half is the drafter's: a position that is drafted
+again is drafted with fresh randomness, or what the survivals of dropped drafts have told the
+budget since would be about the very tokens to come.
 """
 
 from collections.abc import Mapping, Sequence

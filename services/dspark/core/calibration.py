@@ -3,17 +3,18 @@
 The drafter's confidence for position k is ``sigmoid(logit_k / T_k)``; the survival of a prefix is
 the product of its confidences. STS picks T_1, T_2, ... in order, each minimising the expected
 calibration error of the *cumulative* product with the earlier ones fixed (paper, section 3.2.1).
-Greedy and coupled sampling are calibrated apart.
+Greedy, coupled and rejection sampling are calibrated apart.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-Mode = Literal["greedy", "coupled"]
+Mode = Literal["greedy", "coupled", "rejection"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 Floats = npt.NDArray[np.float64]
 
 GRID: Floats = np.logspace(-1.0, 1.0, 41)
@@ -50,8 +51,8 @@ class Calibration:
             )
         if not all(np.isfinite(t) and t > 0 for t in self.temperatures):
             raise ValueError(f"temperatures {list(self.temperatures)} must be finite and positive")
-        if self.mode not in ("greedy", "coupled"):
-            raise ValueError(f"mode {self.mode!r} is neither 'greedy' nor 'coupled'")
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
 
     def require_gamma(self, gamma: int) -> None:
         """Refuse temperatures fitted for another block size.
@@ -113,8 +114,8 @@ def parse_calibration(raw: Mapping[str, object], gamma: int) -> Calibration:
     ):
         raise ValueError(f"calibration temperatures {temperatures!r}: expected a list of numbers")
     mode = raw.get("mode")
-    if mode not in ("greedy", "coupled"):
-        raise ValueError(f"calibration mode {mode!r} is neither 'greedy' nor 'coupled'")
+    if mode not in MODES:
+        raise ValueError(f"calibration mode {mode!r} is none of {', '.join(MODES)}")
     numbers: dict[str, float] = {}
     for key in ("num_samples", "ece_before", "ece_after"):
         value = raw.get(key)

@@ -11,6 +11,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
 
 Rows = NDArray[np.generic]
@@ -65,6 +66,7 @@ class DraftBlock:
         status: Anything but OK comes with no tokens.
         tokens: x_1 .. x_n.
         confidences: c_1 .. c_n, calibrated, in [0, 1].
+        laws: q_1 .. q_n, for a session whose drafts are judged by rejection.
     """
 
     session: SessionId
@@ -72,12 +74,18 @@ class DraftBlock:
     status: DraftStatus
     tokens: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
+    laws: DraftLaws | None = None
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.confidences):
             raise ValueError(
                 f"session {self.session}: {len(self.tokens)} tokens "
                 f"but {len(self.confidences)} confidences"
+            )
+        if self.laws is not None and len(self.laws.counts) != len(self.tokens):
+            raise ValueError(
+                f"session {self.session}: {len(self.tokens)} tokens "
+                f"but {len(self.laws.counts)} laws"
             )
 
 
@@ -112,10 +120,11 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """x_1 .. x_n with their calibrated confidences c_1 .. c_n."""
+    """x_1 .. x_n with their calibrated confidences c_1 .. c_n, and q_1 .. q_n where asked for."""
 
     tokens: tuple[int, ...]
     confidences: tuple[float, ...]
+    laws: DraftLaws | None = None
 
 
 def survivals(confidences: Sequence[float]) -> tuple[float, ...]:

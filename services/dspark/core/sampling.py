@@ -1,9 +1,23 @@
 """How a request wants its tokens chosen."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 GREEDY_TEMPERATURE = 1e-5
 """Below this a temperature means argmax (algorithm: p and q are one-hot)."""
+
+
+class SamplingMode(Enum):
+    """How drafts are held against the target where tokens are sampled; greedy needs neither.
+
+    COUPLED: drafter and target share their noise, and a draft is accepted iff it is the token
+    that the target chooses; the output depends on (seed, target) alone.
+    REJECTION: the drafter draws with randomness of its own and ships what it drew from; exact in
+    law, but which tokens come out depends on the drafter too.
+    """
+
+    COUPLED = "coupled"
+    REJECTION = "rejection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +31,7 @@ class Sampling:
         top_k: Keep the k likeliest tokens; 0 for no limit.
         top_p: Keep the smallest set of tokens with at least this mass; 1 for no limit.
         min_p: Keep tokens with at least this share of the likeliest one's mass; 0 for no limit.
+        mode: How drafts are judged.
     """
 
     temperature: float = 0.0
@@ -25,6 +40,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    mode: SamplingMode = SamplingMode.COUPLED
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= 2.0:
@@ -44,3 +60,8 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether the token is the argmax and no noise is drawn."""
         return self.temperature < GREEDY_TEMPERATURE
+
+    @property
+    def rejects(self) -> bool:
+        """Whether drafts are judged by rejection, so that they must come with their laws."""
+        return self.mode is SamplingMode.REJECTION and not self.greedy

@@ -1,9 +1,13 @@
-"""Acceptance: the longest prefix of the drafts that the target itself would have chosen.
+"""Acceptance: how many drafts are committed, and where the generation ends.
 
-Greedy and coupled sampling share it.  The target's token at every verified position is
+Greedy and coupled sampling accept the longest prefix of the drafts that the target itself would
+have chosen.  The target's token at every verified position is
 known (argmax of its logits, or of logits plus keyed noise); a draft is accepted iff it
 equals that token and all before it did.  What is committed are therefore the target's own
 tokens: the drafts decide only how many of them one step yields.
+
+Sampling by rejection accepts by chance, where the laws of target and drafter are known (the
+target port); only the cut is made here.
 """
 
 from collections.abc import Collection, Sequence
@@ -54,14 +58,30 @@ def judge(
         raise ValueError(
             f"{len(drafts)} drafts need {len(drafts) + 1} target tokens, not {len(target_tokens)}"
         )
-    if remaining < 1:
-        raise ValueError(f"remaining is {remaining}: the session should have ended")
     accepted = 0
     while accepted < len(drafts) and drafts[accepted] == target_tokens[accepted]:
         accepted += 1
+    return settle(target_tokens[: accepted + 1], stop_tokens=stop_tokens, remaining=remaining)
+
+
+def settle(tokens: Sequence[int], *, stop_tokens: Collection[int], remaining: int) -> Verdict:
+    """Cut accepted drafts and the target's own token after them where the generation ends.
+
+    Args:
+        tokens: The accepted drafts, then the target's own token.
+        stop_tokens: The first of these ends the generation and is its last token.
+        remaining: How many more tokens may be committed, at least 1.
+
+    Raises:
+        ValueError: There is no token, or nothing may be committed.
+    """
+    if not tokens:
+        raise ValueError("the target's own token is missing")
+    if remaining < 1:
+        raise ValueError(f"remaining is {remaining}: the session should have ended")
     committed: list[int] = []
     finish: FinishReason | None = None
-    for token in target_tokens[: accepted + 1]:
+    for token in tokens:
         committed.append(token)
         if token in stop_tokens:
             finish = FinishReason.STOP
@@ -70,5 +90,5 @@ def judge(
             finish = FinishReason.LENGTH
             break
     return Verdict(
-        accepted=min(accepted, len(committed)), committed=tuple(committed), finish=finish
+        accepted=min(len(tokens) - 1, len(committed)), committed=tuple(committed), finish=finish
     )

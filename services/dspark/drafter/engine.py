@@ -366,4 +366,5 @@ def _block(part: SessionRound, proposal: Proposal) -> DraftBlock:
         status=DraftStatus.OK,
         tokens=proposal.tokens,
         confidences=proposal.confidences,
+        laws=proposal.laws,
     )

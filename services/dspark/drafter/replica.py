@@ -93,6 +93,7 @@ class DrafterReplica:
             self._model.drafter,
             max_sessions=self._settings.max_sessions,
             max_context_tokens=self._settings.max_context_tokens,
+            max_q_tokens=self._settings.max_q_tokens,
         )
         curve = None
         if self._settings.profile_at_start:

@@ -232,13 +232,15 @@ class DraftDesk:
         self._round += 1
         released, drafter.released = tuple(drafter.released), []
         for part in parts:
-            self._sessions[part.session].question = Question(
+            placement = self._sessions[part.session]
+            placement.question = Question(
                 incarnation=drafter.incarnation,
                 round=self._round,
                 base_length=part.base_length,
                 max_tokens=part.max_tokens,
                 sent_s=now_s,
                 deadline_s=now_s + self._deadline.seconds,
+                laws=placement.sampling.rejects,
             )
         self._port.send(name, Round(number=self._round, sessions=tuple(parts), released=released))
         self.num_rounds += 1

@@ -24,12 +24,15 @@ class Cause(Enum):
     NOT_SEEDED = "not_seeded"
     FULL = "full"
     LOST = "lost"  # the drafter went away, or never answered
-    MALFORMED = "malformed"  # tokens or confidences that cannot be
+    MALFORMED = "malformed"  # tokens, confidences or laws that cannot be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What was asked for one session, and when it stops being worth waiting for."""
+    """What was asked for one session, and when it stops being worth waiting for.
+
+    ``laws``: the drafts are judged by rejection, so they must come with their laws.
+    """
 
     incarnation: Incarnation
     round: int
@@ -38,6 +41,7 @@ class Question:
     sent_s: float
     deadline_s: float
     late: bool = False
+    laws: bool = False
 
 
 def judge_block(
@@ -65,6 +69,12 @@ def judge_block(
         len(block.tokens) > question.max_tokens
         or any(not 0 <= token < vocab_size for token in block.tokens)
         or any(not 0.0 <= confidence <= 1.0 for confidence in block.confidences)
+    ):
+        return Cause.MALFORMED
+    if (
+        question.laws
+        and block.tokens
+        and (block.laws is None or not block.laws.fits(block.tokens, vocab_size))
     ):
         return Cause.MALFORMED
     return Cause.HIT

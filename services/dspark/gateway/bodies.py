@@ -54,12 +54,14 @@ class StreamOptions(Body):
 
 
 class Speculation(Body):
-    """Our extension: never changes the output, only its speed."""
+    """Our extension: never changes the law of the output, and with ``coupled`` not a byte of it."""
 
     enabled: bool = True
     """Whether to draft at all."""
     max_draft_tokens: int | None = Field(default=None, ge=1, le=1024)
     """Draft at most this many tokens a step; null for the whole block."""
+    mode: Literal["coupled", "rejection"] | None = None
+    """How drafts are judged; null for coupled where there is a seed, else as deployed."""
 
 
 class GenerationBody(Body):

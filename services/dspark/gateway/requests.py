@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 from dspark.config.gateway import GatewaySettings
 from dspark.core.generation import Generation
-from dspark.core.sampling import Sampling
+from dspark.core.sampling import Sampling, SamplingMode
 from dspark.gateway.bodies import ChatBody, CompletionBody, GenerationBody, Message, Speculation
 from dspark.gateway.errors import context_too_long, invalid, unknown_model
 from dspark.gateway.routed import RoutedGeneration
@@ -142,7 +142,7 @@ def _job(
                 request_id=f"{ticket.request_id}-{number * choices + choice}",
                 prompt=prompt,
                 max_new_tokens=max_tokens,
-                sampling=_sampling(body, choice, ticket),
+                sampling=_sampling(body, choice, ticket, settings),
                 stop_tokens=frozenset() if body.ignore_eos else model.stop_token_ids,
                 speculate=speculation.enabled,
                 max_draft_tokens=speculation.max_draft_tokens or 0,
@@ -167,7 +167,13 @@ def _job(
     )
 
 
-def _sampling(body: GenerationBody, choice: int, ticket: Ticket) -> Sampling:
+def _sampling(
+    body: GenerationBody, choice: int, ticket: Ticket, settings: GatewaySettings
+) -> Sampling:
+    mode = (body.speculation or Speculation()).mode
+    if mode is None:
+        # A seed asks for the same bytes again, which only coupled sampling promises.
+        mode = settings.speculation_mode if body.seed is None else "coupled"
     return Sampling(
         temperature=1.0 if body.temperature is None else body.temperature,
         # Any integer is a seed, a negative one too.
@@ -176,6 +182,7 @@ def _sampling(body: GenerationBody, choice: int, ticket: Ticket) -> Sampling:
         top_k=max(0, body.top_k or 0),
         top_p=1.0 if body.top_p is None else body.top_p,
         min_p=body.min_p or 0.0,
+        mode=SamplingMode(mode),
     )
 
 

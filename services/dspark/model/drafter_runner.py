@@ -1,11 +1,14 @@
 """The drafter as a pool serves it: sessions' contexts in, blocks of proposals out.
 
 Context rows arrive as the target commits tokens; their keys and values are computed once.  A
-round runs one block for every session asked, samples it left to right with the noise of the
-absolute positions (the target's own), and rates each token with a calibrated confidence.
+round runs one block for every session asked, samples it left to right, and rates each token with
+a calibrated confidence.  Sessions of coupled sampling use the noise of the absolute positions (the
+target's own); those of rejection sampling randomness of this drafter's own, and get the laws that
+their tokens were drawn from.
 """
 
-from collections.abc import Hashable, Sequence
+import secrets
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from dspark.core.draft import DraftRequest, Proposal
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.sampling import Sampling
 from dspark.model.block_forward import BlockForward
 from dspark.model.checkpoint import load_drafter
@@ -21,6 +25,8 @@ from dspark.model.drafter import DSparkDrafter
 from dspark.model.kv_pool import as_tensor
 from dspark.model.sampling_rows import sampling_batch
 from dspark.model.sts import Calibration, identity, read_calibration
+from dspark_kernels.rejection_draft import Drawn, draw_block
+from dspark_kernels.sampling import SamplingBatch
 from dspark_kernels.sequential_head import Bias, LowRankBias, draft_tokens
 
 ABSORB_ROWS = 64
@@ -37,6 +43,8 @@ class BlockDrafter:
         calibration: Calibration | None = None,
         max_sessions: int = 256,
         max_context_tokens: int = 131072,
+        max_q_tokens: int = 64,
+        nonces: Iterator[int] | None = None,
     ) -> None:
         """Take over a loaded drafter.
 
@@ -45,6 +53,8 @@ class BlockDrafter:
             calibration: Temperatures of the confidences; None changes nothing.
             max_sessions: Sessions open at once.
             max_context_tokens: Cached rows over all sessions.
+            max_q_tokens: Tokens that a law of rejection sampling is cut to.
+            nonces: Numbers 0 .. 2**63 - 1, each key to one round's draws; None for random ones.
         """
         config = drafter.config
         self._drafter = drafter
@@ -59,10 +69,9 @@ class BlockDrafter:
                 else None
             )
         calibration = calibration or identity(config.gamma)
-        self._temperatures = {
-            True: torch.tensor(calibration.greedy),
-            False: torch.tensor(calibration.coupled),
-        }
+        self._calibration = calibration
+        self._max_q_tokens = max_q_tokens
+        self._nonces = nonces or iter(lambda: secrets.randbits(63), None)
         self._max_sessions = max_sessions
         self._max_context_tokens = max_context_tokens
         self._sessions: dict[Hashable, ContextCache] = {}
@@ -77,6 +86,7 @@ class BlockDrafter:
         target_embedding: torch.Tensor | None = None,
         max_sessions: int = 256,
         max_context_tokens: int = 131072,
+        max_q_tokens: int = 64,
     ) -> "BlockDrafter":
         """Load a drafter folder with its calibration.
 
@@ -90,6 +100,7 @@ class BlockDrafter:
             calibration=read_calibration(path, drafter.config.gamma),
             max_sessions=max_sessions,
             max_context_tokens=max_context_tokens,
+            max_q_tokens=max_q_tokens,
         )
 
     @property
@@ -203,12 +214,42 @@ class BlockDrafter:
             [session.sampling for session in sessions],
             [request.base_length + 1 for request in requests],
         )
-        tokens = draft_tokens(self._forward.logits(h), anchors, self._bias(h), sampling)
+        tokens, laws = self._sample(sessions, h, anchors, sampling)
         confidences = self._confidences(sessions, h, anchors, tokens).tolist()
         return {
-            request.key: Proposal(tokens=tuple(chosen), confidences=tuple(rated))
-            for request, chosen, rated in zip(requests, tokens.tolist(), confidences, strict=True)
+            request.key: Proposal(
+                tokens=tuple(chosen), confidences=tuple(rated), laws=laws.get(row)
+            )
+            for row, (request, chosen, rated) in enumerate(
+                zip(requests, tokens.tolist(), confidences, strict=True)
+            )
         }
+
+    def _sample(
+        self,
+        sessions: Sequence[ContextCache],
+        h: torch.Tensor,
+        anchors: torch.Tensor,
+        sampling: SamplingBatch,
+    ) -> tuple[torch.Tensor, dict[int, DraftLaws]]:
+        """Tokens [R, G], and the laws of the rows that are judged by rejection."""
+        logits = self._forward.logits(h)
+        drawn_rows = [row for row, session in enumerate(sessions) if session.sampling.rejects]
+        if not drawn_rows:
+            return draft_tokens(logits, anchors, self._bias(h), sampling), {}
+        tokens = torch.empty(h.shape[:2], dtype=torch.int64)
+        rows = torch.tensor(drawn_rows)
+        drawn = draw_block(
+            logits[rows], anchors[rows], self._bias(h[rows]), sampling.at(rows),
+            max_tokens=self._max_q_tokens, nonce=next(self._nonces),
+        )  # fmt: skip
+        tokens[rows] = drawn.tokens
+        if len(drawn_rows) < len(sessions):
+            rest = torch.tensor(sorted(set(range(len(sessions))) - set(drawn_rows)))
+            tokens[rest] = draft_tokens(
+                logits[rest], anchors[rest], self._bias(h[rest]), sampling.at(rest)
+            )
+        return tokens, {row: _laws(drawn, index) for index, row in enumerate(drawn_rows)}
 
     def _bias(self, h: torch.Tensor) -> Bias | None:
         """The sequential head for this block; gated and rnn heads by their own module."""
@@ -236,7 +277,7 @@ class BlockDrafter:
         previous = torch.cat([anchors.unsqueeze(1), tokens[:, :-1]], dim=1)
         logits = self._drafter.confidence_logits(h, previous)
         temperatures = torch.stack(
-            [self._temperatures[session.sampling.greedy] for session in sessions]
+            [torch.tensor(self._calibration.of(session.sampling)) for session in sessions]
         )
         return torch.sigmoid(logits / temperatures[:, : logits.shape[1]])
 
@@ -245,5 +286,17 @@ def _cut(proposal: Proposal, max_tokens: int) -> Proposal:
     if len(proposal.tokens) <= max_tokens:
         return proposal
     return Proposal(
-        tokens=proposal.tokens[:max_tokens], confidences=proposal.confidences[:max_tokens]
+        tokens=proposal.tokens[:max_tokens],
+        confidences=proposal.confidences[:max_tokens],
+        laws=None if proposal.laws is None else proposal.laws.first(max_tokens),
+    )
+
+
+def _laws(drawn: Drawn, row: int) -> DraftLaws:
+    """The laws of one block, without the tokens that they cannot draw."""
+    kept = drawn.weights[row] > 0.0
+    return DraftLaws(
+        counts=tuple(kept.sum(axis=1).tolist()),
+        ids=drawn.ids[row][kept],
+        weights=drawn.weights[row][kept],
     )

@@ -18,7 +18,7 @@ from dspark.model.digests import target_digest
 from dspark.model.drafter_config import DrafterConfig, read_drafter_config
 from dspark.model.drafter_runner import BlockDrafter
 from dspark.model.projection import Projection
-from dspark.model.self_check import check_pair
+from dspark.model.self_check import PROMPT_TOKENS, check_pair
 from dspark.model.target import TargetRunner
 from dspark.model.target_folder import local_folder, read_sizes
 from dspark.model.tokenizer import tokenizer_digest
@@ -127,7 +127,8 @@ def load_target(
         projection=projection,
         rows_dtype=rows_dtype,
         device=device,
-        max_batch_tokens=max_batch_tokens,
+        # The self-check runs its whole prompt in one pass.
+        max_batch_tokens=max(max_batch_tokens, PROMPT_TOKENS),
     )
     return identity, runner
 
@@ -139,6 +140,7 @@ def load_drafter_side(
     gamma: int | None = None,
     max_sessions: int = 256,
     max_context_tokens: int = 131072,
+    max_q_tokens: int = 64,
 ) -> tuple[PairIdentity, BlockDrafter]:
     """Load the drafter's side of a pair; of the target only headers are read."""
     identity = read_pair(target_path, drafter_path, gamma=gamma)
@@ -152,6 +154,7 @@ def load_drafter_side(
         target_embedding=embedding,
         max_sessions=max_sessions,
         max_context_tokens=max_context_tokens,
+        max_q_tokens=max_q_tokens,
     )
     return identity, drafter
 

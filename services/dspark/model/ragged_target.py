@@ -4,6 +4,7 @@ It joins ``TargetRunner`` with the samplers of ``dspark_kernels`` and speaks in 
 numpy arrays, so that engines are tested with fakes that speak integers.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from dspark.core.draft import Rows
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.sampling import Sampling
 from dspark.model.batch import RaggedBatch, Segment
 from dspark.model.sampling_rows import sampling_batch
 from dspark.model.target import TargetRunner
+from dspark_kernels.rejection_step import decide
 from dspark_kernels.sampling import choose_tokens
 
 
@@ -42,6 +45,10 @@ class ChoosingSegment(Protocol):
     def sampling(self) -> Sampling:
         """How they are chosen."""
 
+    @property
+    def laws(self) -> DraftLaws | None:
+        """What the tokens after the first were drawn from, if they are judged by rejection."""
+
 
 class RaggedTarget:
     """A ``TargetRunner`` that chooses tokens; for one thread at a time."""
@@ -60,7 +67,10 @@ class RaggedTarget:
         return self._runner.max_context_tokens
 
     def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
-        """Run one ragged forward; return each segment's chosen tokens."""
+        """Run one ragged forward; return each segment's chosen tokens.
+
+        A segment with laws gets its accepted drafts and the token after them.
+        """
         output = self._runner.forward(
             RaggedBatch(
                 segments=[
@@ -79,13 +89,7 @@ class RaggedTarget:
             for part in segments
             for offset in range(part.choose)
         ]
-        chosen = _choose(output.logits, rows)
-        result = []
-        first = 0
-        for part in segments:
-            result.append(tuple(chosen[first : first + part.choose]))
-            first += part.choose
-        return result
+        return judge_rows(output.logits, rows, segments)
 
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
@@ -141,3 +145,41 @@ def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[
     batch = sampling_batch([sampling for sampling, _ in rows], [position for _, position in rows])
     tokens: list[int] = choose_tokens(logits, batch).tolist()
     return tokens
+
+
+def judge_rows(
+    logits: torch.Tensor,
+    rows: Sequence[tuple[Sampling, int]],
+    segments: Sequence[ChoosingSegment],
+) -> list[tuple[int, ...]]:
+    """Each segment's tokens: the target's own of every row or, with laws, what rejection leaves.
+
+    Args:
+        logits: [N, V], the segments' chosen rows one after the other.
+        rows: How each row is sampled, and the position of the token after it.
+        segments: What was run.
+    """
+    chosen_rows: list[int] = []
+    judged_rows: list[int] = []
+    first = 0
+    for part in segments:
+        mine = chosen_rows if part.laws is None else judged_rows
+        mine.extend(range(first, first + part.choose))
+        first += part.choose
+    if not judged_rows:
+        chosen = iter(_choose(logits, rows))
+        return [tuple(itertools.islice(chosen, part.choose)) for part in segments]
+    chosen = iter(_choose(logits[chosen_rows], [rows[index] for index in chosen_rows]))
+    judged = iter(
+        decide(
+            logits[judged_rows],
+            sampling_batch(
+                [rows[index][0] for index in judged_rows], [rows[index][1] for index in judged_rows]
+            ),
+            [(part.tokens[1:], part.laws) for part in segments if part.laws is not None],
+        )
+    )
+    return [
+        tuple(itertools.islice(chosen, part.choose)) if part.laws is None else next(judged)
+        for part in segments
+    ]

@@ -1,7 +1,8 @@
 """Calibration temperatures of the confidence head, as ``dspark calibrate`` fitted them.
 
-``sts.json`` beside a drafter's weights: for each sampling mode ("greedy", "coupled") a list of
-gamma temperatures; c_k = sigmoid(logit_k / T_k).  Without the file nothing is changed.
+``sts.json`` beside a drafter's weights: for each sampling mode ("greedy", "coupled", "rejection")
+a list of gamma temperatures; c_k = sigmoid(logit_k / T_k).  Without the file nothing is changed;
+without an entry of its own rejection uses the coupled one.
 """
 
 import json
@@ -9,15 +10,26 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from dspark.core.sampling import Sampling
+
 FILE = "sts.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Temperatures of both modes, gamma each."""
+    """Temperatures of each mode, gamma each; None where rejection has none of its own."""
 
     greedy: tuple[float, ...]
     coupled: tuple[float, ...]
+    rejection: tuple[float, ...] | None = None
+
+    def of(self, sampling: Sampling) -> tuple[float, ...]:
+        """The temperatures for a session that is sampled like this."""
+        if sampling.greedy:
+            return self.greedy
+        if sampling.rejects and self.rejection is not None:
+            return self.rejection
+        return self.coupled
 
 
 def identity(gamma: int) -> Calibration:
@@ -38,7 +50,7 @@ def read_calibration(folder: Path, gamma: int) -> Calibration:
         raw = json.loads(path.read_text(encoding="utf-8"))
         modes = {
             name: tuple(float(value) for value in raw[name]["temperatures"])
-            for name in ("greedy", "coupled")
+            for name in ("greedy", "coupled", "rejection")
             if name in raw
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -52,4 +64,8 @@ def read_calibration(folder: Path, gamma: int) -> Calibration:
         if not all(value > 0 and math.isfinite(value) for value in temperatures):
             raise ValueError(f"{path}: temperatures of mode {name} must be above 0")
     neutral = (1.0,) * gamma
-    return Calibration(greedy=modes.get("greedy", neutral), coupled=modes.get("coupled", neutral))
+    return Calibration(
+        greedy=modes.get("greedy", neutral),
+        coupled=modes.get("coupled", neutral),
+        rejection=modes.get("rejection"),
+    )

@@ -16,6 +16,7 @@ from dspark.training.evaluation import (
 )
 from dspark.training.features import FeatureSettings, make_features
 from dspark.training.model_card import CardSettings, write_cards
+from dspark.training.modes import ModesSettings, measure_modes
 from dspark.training.repetition import PolishSettings, polish_target
 from dspark.training.selftext import SelfTextSettings, make_selftext
 from dspark.training.target import TargetSettings, train_target
@@ -29,6 +30,7 @@ _STAGES = {
     "prompts": (PromptSettings, cut_prompts),
     "calibrate": (CalibrationSettings, calibrate),
     "eval": (EvaluationSettings, evaluate),
+    "modes": (ModesSettings, measure_modes),
     "card": (CardSettings, write_cards),
 }
 

@@ -8,7 +8,7 @@ from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock
 from dspark.core.ids import SessionId
 from dspark.core.session import FinishReason, Phase
-from dspark.core.verdict import judge
+from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
 from dspark.verifier.session import VerifierSession
@@ -135,12 +135,15 @@ class Rounds:
         survivals = []
         for index, session in enumerate(step.decoding):
             drafts, proposed = step.drafts[index], step.proposed[index]
-            verdict = judge(
-                drafts,
-                chosen[index],
-                stop_tokens=session.generation.stop_tokens,
-                remaining=session.remaining,
-            )
+            stop_tokens = session.generation.stop_tokens
+            if step.segments[index].laws is None:
+                verdict = judge(
+                    drafts, chosen[index], stop_tokens=stop_tokens, remaining=session.remaining
+                )
+            else:  # judged by rejection already
+                verdict = settle(
+                    chosen[index], stop_tokens=stop_tokens, remaining=session.remaining
+                )
             session.computed += verdict.accepted + 1
             session.stats.count(drafted=proposed, verified=len(drafts), accepted=verdict.accepted)
             sums.committed_tokens += len(verdict.committed)

@@ -86,6 +86,8 @@ def plan_step(
     for session in decoding:
         length = admission.lengths.get(session.id, 0)
         chosen = blocks[session.id].tokens[:length] if length else ()
+        laws = blocks[session.id].laws if length else None
+        sampling = session.generation.sampling
         drafts.append(chosen)
         segments.append(
             Segment(
@@ -93,7 +95,8 @@ def plan_step(
                 start=session.anchor_position,
                 pages=session.pages,
                 choose=1 + len(chosen),
-                sampling=session.generation.sampling,
+                sampling=sampling,
+                laws=laws.first(length) if laws is not None and sampling.rejects else None,
             )
         )
     room = max_batch_tokens - sum(len(segment.tokens) for segment in segments)

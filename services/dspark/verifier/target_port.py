@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.draft import Rows
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.sampling import Sampling
 
 Kv = Sequence[NDArray[np.generic]]
@@ -24,6 +25,8 @@ class Segment:
         pages: The session's pages.
         choose: For how many of the last rows the target's next token is wanted.
         sampling: How it is chosen.
+        laws: What the tokens after the first were drawn from, where they are drafts to be
+            judged by rejection; then ``choose`` covers all rows.
     """
 
     tokens: tuple[int, ...]
@@ -31,6 +34,7 @@ class Segment:
     pages: tuple[int, ...]
     choose: int
     sampling: Sampling
+    laws: DraftLaws | None = None
 
 
 class Target(Protocol):
@@ -45,7 +49,10 @@ class Target(Protocol):
         """Longest sequence."""
 
     def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
-        """Run one ragged forward; return each segment's ``choose`` tokens.
+        """Run one ragged forward; return each segment's tokens.
+
+        Without laws they are the target's tokens of the last ``choose`` rows.  With laws they
+        are the drafts that are accepted, then the target's own token: 1 .. ``choose`` of them.
 
         The token chosen at row p is the sequence's token at position p + 1, and its noise is
         keyed by that position.

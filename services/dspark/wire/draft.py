@@ -1,6 +1,9 @@
 """Rounds, replies and draft blocks <-> wire."""
 
+import numpy as np
+
 from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
+from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
 from dspark.wire.tensor import tensor_from_wire, tensor_to_wire
 from dspark.wire.v1 import draft_pb2
@@ -75,6 +78,7 @@ def reply_to_wire(reply: RoundReply) -> draft_pb2.RoundResponse:
                 status=_STATUS_TO_WIRE[block.status],
                 tokens=block.tokens,
                 confidences=block.confidences,
+                laws=None if block.laws is None else _laws_to_wire(block.laws),
             )
             for block in reply.blocks
         ],
@@ -85,7 +89,7 @@ def reply_to_wire(reply: RoundReply) -> draft_pb2.RoundResponse:
 
 
 def reply_from_wire(message: draft_pb2.RoundResponse) -> RoundReply:
-    """Convert; raise ValueError on an unknown status or unequal lengths."""
+    """Convert; raise ValueError on an unknown status, unequal lengths or malformed laws."""
     return RoundReply(
         number=message.round,
         incarnation=Incarnation(message.incarnation),
@@ -96,10 +100,25 @@ def reply_from_wire(message: draft_pb2.RoundResponse) -> RoundReply:
                 status=status_from_wire(block.status),
                 tokens=tuple(block.tokens),
                 confidences=tuple(block.confidences),
+                laws=_laws_from_wire(block.laws) if block.HasField("laws") else None,
             )
             for block in message.blocks
         ),
         draft_s=message.draft_seconds,
         queue_s=message.queue_seconds,
         draining=message.draining,
+    )
+
+
+def _laws_to_wire(laws: DraftLaws) -> draft_pb2.DraftLaws:
+    return draft_pb2.DraftLaws(
+        counts=laws.counts, ids=laws.ids.tolist(), weights=tensor_to_wire(laws.weights)
+    )
+
+
+def _laws_from_wire(message: draft_pb2.DraftLaws) -> DraftLaws:
+    return DraftLaws(
+        counts=tuple(message.counts),
+        ids=np.array(message.ids, dtype=np.int64),
+        weights=tensor_from_wire(message.weights),  # type: ignore[arg-type]  # DraftLaws checks
     )

@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64spark/wire/v1/common.proto\x12\x0e\x64spark.wire.v1\"Q\n\x06Tensor\x12*\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1b.dspark.wire.v1.ElementType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xb7\x02\n\rCompatibility\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rtarget_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x18\n\x10target_layer_ids\x18\x07 \x03(\x05\x12\x15\n\rprojection_id\x18\x08 \x01(\t\x12-\n\x08kv_dtype\x18\t \x01(\x0e\x32\x1b.dspark.wire.v1.ElementType\x12\x13\n\x0bpage_tokens\x18\n \x01(\r\x12/\n\nrows_dtype\x18\x0b \x01(\x0e\x32\x1b.dspark.wire.v1.ElementType\"n\n\x10HandshakeRequest\x12\x34\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1d.dspark.wire.v1.Compatibility\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"o\n\x11HandshakeResponse\x12\x34\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1d.dspark.wire.v1.Compatibility\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"j\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02*z\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03*z\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x10\n\x0cROLE_DRAFTER\x10\x02\x12\x11\n\rROLE_VERIFIER\x10\x03\x12\x10\n\x0cROLE_GATEWAY\x10\x04\x12\x13\n\x0fROLE_CONTROLLER\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64spark/wire/v1/common.proto\x12\x0e\x64spark.wire.v1\"Q\n\x06Tensor\x12*\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1b.dspark.wire.v1.ElementType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xb7\x02\n\rCompatibility\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rtarget_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x18\n\x10target_layer_ids\x18\x07 \x03(\x05\x12\x15\n\rprojection_id\x18\x08 \x01(\t\x12-\n\x08kv_dtype\x18\t \x01(\x0e\x32\x1b.dspark.wire.v1.ElementType\x12\x13\n\x0bpage_tokens\x18\n \x01(\r\x12/\n\nrows_dtype\x18\x0b \x01(\x0e\x32\x1b.dspark.wire.v1.ElementType\"n\n\x10HandshakeRequest\x12\x34\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1d.dspark.wire.v1.Compatibility\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"o\n\x11HandshakeResponse\x12\x34\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1d.dspark.wire.v1.Compatibility\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"\x96\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12*\n\x04mode\x18\x07 \x01(\x0e\x32\x1c.dspark.wire.v1.SamplingMode*z\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03*z\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x10\n\x0cROLE_DRAFTER\x10\x02\x12\x11\n\rROLE_VERIFIER\x10\x03\x12\x10\n\x0cROLE_GATEWAY\x10\x04\x12\x13\n\x0fROLE_CONTROLLER\x10\x05*e\n\x0cSamplingMode\x12\x1d\n\x19SAMPLING_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SAMPLING_MODE_COUPLED\x10\x01\x12\x1b\n\x17SAMPLING_MODE_REJECTION\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dspark.wire.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ELEMENTTYPE']._serialized_start=777
-  _globals['_ELEMENTTYPE']._serialized_end=899
-  _globals['_ROLE']._serialized_start=901
-  _globals['_ROLE']._serialized_end=1023
+  _globals['_ELEMENTTYPE']._serialized_start=822
+  _globals['_ELEMENTTYPE']._serialized_end=944
+  _globals['_ROLE']._serialized_start=946
+  _globals['_ROLE']._serialized_end=1068
+  _globals['_SAMPLINGMODE']._serialized_start=1070
+  _globals['_SAMPLINGMODE']._serialized_end=1171
   _globals['_TENSOR']._serialized_start=47
   _globals['_TENSOR']._serialized_end=128
   _globals['_COMPATIBILITY']._serialized_start=131
@@ -43,6 +45,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HANDSHAKEREQUEST']._serialized_end=554
   _globals['_HANDSHAKERESPONSE']._serialized_start=556
   _globals['_HANDSHAKERESPONSE']._serialized_end=667
-  _globals['_SAMPLING']._serialized_start=669
-  _globals['_SAMPLING']._serialized_end=775
+  _globals['_SAMPLING']._serialized_start=670
+  _globals['_SAMPLING']._serialized_end=820
 # @@protoc_insertion_point(module_scope)

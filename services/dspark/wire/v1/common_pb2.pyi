@@ -75,6 +75,28 @@ ROLE_GATEWAY: Role.ValueType  # 4
 ROLE_CONTROLLER: Role.ValueType  # 5
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _SamplingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SamplingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SamplingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAMPLING_MODE_UNSPECIFIED: _SamplingMode.ValueType  # 0
+    """As COUPLED."""
+    SAMPLING_MODE_COUPLED: _SamplingMode.ValueType  # 1
+    SAMPLING_MODE_REJECTION: _SamplingMode.ValueType  # 2
+    """Draft blocks carry the laws that their tokens were drawn from."""
+
+class SamplingMode(_SamplingMode, metaclass=_SamplingModeEnumTypeWrapper):
+    """How drafts are held against the target."""
+
+SAMPLING_MODE_UNSPECIFIED: SamplingMode.ValueType  # 0
+"""As COUPLED."""
+SAMPLING_MODE_COUPLED: SamplingMode.ValueType  # 1
+SAMPLING_MODE_REJECTION: SamplingMode.ValueType  # 2
+"""Draft blocks carry the laws that their tokens were drawn from."""
+Global___SamplingMode: _TypeAlias = SamplingMode  # noqa: Y015
+
 @_typing.final
 class Tensor(_message.Message):
     """A dense row-major tensor.  len(data) == product(shape) * element size, or the
@@ -235,6 +257,8 @@ class Sampling(_message.Message):
     with exponential noise E of a counter-based generator and p_i the target's
     distribution after temperature, top_k, top_p and min_p ("coupled" sampling,
     arXiv 2408.07978).  The drafter uses the same noise on its own distribution.
+    In rejection mode that rule holds where a position has no draft; drafts are
+    drawn with the drafter's own randomness and judged by min(1, p / q).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -245,6 +269,7 @@ class Sampling(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
     MIN_P_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     seed: _builtins.int
     """Always set; the gateway draws one where the client gave none."""
@@ -256,6 +281,8 @@ class Sampling(_message.Message):
     """1 (or 0, the proto default): no limit."""
     min_p: _builtins.float
     """0: no limit."""
+    mode: Global___SamplingMode.ValueType
+    """How drafts are judged; means nothing where temperature is 0."""
     def __init__(
         self,
         *,
@@ -265,10 +292,11 @@ class Sampling(_message.Message):
         top_k: _builtins.int = ...,
         top_p: _builtins.float = ...,
         min_p: _builtins.float = ...,
+        mode: Global___SamplingMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "min_p", b"min_p", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "min_p", b"min_p", "mode", b"mode", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

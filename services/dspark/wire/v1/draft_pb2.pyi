@@ -201,6 +201,7 @@ class DraftBlock(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     CONFIDENCES_FIELD_NUMBER: _builtins.int
+    LAWS_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     base_length: _builtins.int
     """Echo of the request: the fence."""
@@ -213,6 +214,12 @@ class DraftBlock(_message.Message):
     def confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Calibrated chance that x_k is accepted given that x_1 .. x_{k-1} were."""
 
+    @_builtins.property
+    def laws(self) -> Global___DraftLaws:
+        """What the tokens were drawn from: set in rejection mode, and then for every
+        token, or the block is dropped as malformed.
+        """
+
     def __init__(
         self,
         *,
@@ -221,14 +228,54 @@ class DraftBlock(_message.Message):
         status: Global___DraftStatus.ValueType = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         confidences: _abc.Iterable[_builtins.float] | None = ...,
+        laws: Global___DraftLaws | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["laws", b"laws"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "confidences", b"confidences", "session", b"session", "status", b"status", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "confidences", b"confidences", "laws", b"laws", "session", b"session", "status", b"status", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DraftBlock: _TypeAlias = DraftBlock  # noqa: Y015
+
+@_typing.final
+class DraftLaws(_message.Message):
+    """q_1 .. q_n, sparse.  q_k(v) = weight(v) / sum of the weights of law k, and
+    x_k was drawn from exactly that: limits, truncation and rounding come before
+    the draw.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each law."""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Token ids, ascending within a law, one law after the other."""
+
+    @_builtins.property
+    def weights(self) -> _common_pb2.Tensor:
+        """Their weights, FLOAT16, positive, of sum 1 within rounding for each law."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        weights: _common_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ids", b"ids", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftLaws: _TypeAlias = DraftLaws  # noqa: Y015
 
 @_typing.final
 class SeedRequest(_message.Message):
