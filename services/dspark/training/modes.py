@@ -85,7 +85,9 @@ def measure_modes(cfg: ModesSettings) -> list[dict[str, object]]:
     """Measure every cell, write them as JSON and print them as a Markdown table."""
     torch.set_num_threads(cfg.threads)
     tokenizer = load_tokenizer(cfg.target)
-    prompts = [tokenizer.encode(p.prompt) for p in read_prompts(cfg.prompts)][: cfg.max_prompts]
+    found = read_prompts(cfg.prompts)  # by domain: an even choice sees them all
+    found = found[:: max(1, len(found) // cfg.max_prompts)][: cfg.max_prompts]
+    prompts = [tokenizer.encode(prompt.prompt) for prompt in found]
     longest = max(map(len, prompts)) + cfg.max_new + 64
     _, target = load_target(
         cfg.target, cfg.drafter, num_pages=-(-longest // _PAGE_TOKENS), page_tokens=_PAGE_TOKENS
