@@ -70,6 +70,15 @@ def test_layer_ids_out_of_range_are_refused(drafter_folder: Path, tmp_path: Path
         read_pair(tiny.folder("qwen3"), folder)
 
 
+def test_layer_ids_that_the_weights_were_not_trained_with_are_refused(
+    drafter_folder: Path, tmp_path: Path
+) -> None:
+    # In range and as many: neither a shape nor the accepted length would show it.
+    folder = changed(drafter_folder, tmp_path / "d", target_layer_ids=[-1, 1, 2])
+    with pytest.raises(ValueError, match=r"target_layer_ids is .* were trained with"):
+        read_pair(tiny.folder("qwen3"), folder)
+
+
 def test_another_vocabulary_is_refused(drafter_folder: Path, tmp_path: Path) -> None:
     folder = changed(drafter_folder, tmp_path / "d", vocab_size=300)
     with pytest.raises(ValueError, match="vocab_size 300, this target has 256"):

@@ -52,6 +52,35 @@ def stored_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], Path]]:
     return found
 
 
+def check_trained_with(config: DrafterConfig, folder: Path) -> None:
+    """Compare config.json with what the weights' own metadata say they were trained with.
+
+    Weights fit any layer ids of the same number, and neighbouring layers are so alike that the
+    accepted length hardly falls: nothing else would show an edited config.json.  Checkpoints
+    without such metadata pass.
+
+    Raises:
+        ValueError: Naming the field and both values.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            stored = tensors.metadata() or {}
+        for name, said in _trained_with(config).items():
+            if stored.get(name, said) != said:
+                raise ValueError(
+                    f"{folder / 'config.json'}: {name} is {said}, but the weights in {file.name} "
+                    f"were trained with {stored[name]}: restore the configuration"
+                )
+
+
+def _trained_with(config: DrafterConfig) -> dict[str, str]:
+    return {
+        "target_layer_ids": json.dumps(list(config.target_layer_ids)),
+        "block_size": json.dumps(config.gamma),
+        "mask_token_id": json.dumps(config.mask_token_id),
+    }
+
+
 def check_shapes(
     config: DrafterConfig, stored: Mapping[str, tuple[tuple[int, ...], Path]], folder: Path
 ) -> None:
@@ -187,7 +216,7 @@ def save_drafter(
         kept = torch.float32 if name.startswith("confidence_head.") else dtype
         tensors[name] = tensor.detach().to("cpu", kept).contiguous().clone()
     part = folder / "model.safetensors.part"
-    save_file(tensors, str(part), metadata={"format": "pt"})
+    save_file(tensors, str(part), metadata={"format": "pt", **_trained_with(drafter.config)})
     part.replace(folder / "model.safetensors")
     config = drafter_config_json(drafter.config, target_config)
     config["dtype"] = str(dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from dspark.model.checkpoint import projection_id
+from dspark.model.checkpoint import check_trained_with, projection_id
 from dspark.model.digests import target_digest
 from dspark.model.drafter_config import DrafterConfig, read_drafter_config
 from dspark.model.drafter_runner import BlockDrafter
@@ -84,6 +84,7 @@ def read_pair(
             vocab_size=sizes.vocab_size,
             num_layers=sizes.num_layers,
         )
+        check_trained_with(config, drafter_folder)
         fc, norm = _projection_tensors(drafter_folder)
         stamp = projection_id(fc, norm, digest)
     return PairIdentity(
