@@ -58,7 +58,7 @@ DRAFT_TOKENS = _counter(
     "dspark_draft_tokens_total", "Drafted tokens: verified, trimmed, wasted", "pool", "outcome"
 )
 DRAFT_CONTEXT_BYTES = _counter(
-    "dspark_draft_context_bytes_total", "Bytes moved by kind: rows, kv, token", "pool", "kind"
+    "dspark_draft_context_bytes_total", "Bytes moved by kind: rows, drafts, kv", "pool", "kind"
 )
 DRAFT_BATCH_SESSIONS = _histogram(
     "dspark_draft_batch_sessions", "Sessions in one draft batch", _STEP_TOKENS, "pool"

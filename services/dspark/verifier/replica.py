@@ -23,6 +23,7 @@ from dspark.model.serving import compatibility, curve_version, set_threads
 from dspark.model.target import TargetRunner
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
+from dspark.telemetry import metrics
 from dspark.verifier.budget_cell import BudgetCell
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
@@ -105,6 +106,14 @@ class VerifierReplica:
             inbox=self._inbox,
         )
         self._engine.start()
+        metrics.VLLM_CACHE_CONFIG.info(
+            {
+                "block_size": str(self._model.page_tokens),
+                "num_gpu_blocks": str(self._settings.num_pages),
+            }
+        )
+        if curve is not None:
+            metrics.SPS_PROFILE_INFO.info({"version": curve.version, "device": curve.device})
         cell = self._cell
         link.start_watching_budget(
             self._settings.pool, lambda budget: cell.offer(budget, time.monotonic())
@@ -147,7 +156,11 @@ class VerifierReplica:
         return DraftDesk(
             links,
             rows=rows,
-            deadline=Deadline(floor_s=drafting.deadline_floor_s, factor=drafting.deadline_factor),
+            deadline=Deadline(
+                floor_s=drafting.deadline_floor_s,
+                factor=drafting.deadline_factor,
+                observed=metrics.DRAFT_RTT_SECONDS.labels(self._settings.pool).observe,
+            ),
             seed_chunk_bytes=drafting.seed_chunk_bytes,
             max_sessions_per_drafter=drafting.max_sessions_per_drafter,
             vocab_size=target.vocab_size,
@@ -208,6 +221,18 @@ class VerifierReplica:
             "kv": engine.intake.kv_bytes,
         }
         outcomes = {} if desk is None else dict(desk.outcomes)
+        fates = {
+            cause: count - self._reported_outcomes.get(cause, 0)
+            for cause, count in outcomes.items()
+        }
+        for cause, count in fates.items():
+            metrics.DRAFT_REQUESTS.labels(self._settings.pool, cause).inc(count)
+        pages = engine.intake.pages
+        metrics.BUDGET_EPOCH.labels(self._settings.pool).set(cell.epoch(now_s))
+        metrics.VLLM_KV_USAGE.labels(self._model.name).set(1 - pages.free_pages / pages.num_pages)
+        moved = {kind: total - self._reported_bytes[kind] for kind, total in totals.items()}
+        for kind, count in moved.items():
+            metrics.DRAFT_CONTEXT_BYTES.labels(self._settings.pool, kind).inc(count)
         report = LoadReport(
             replica=self._host.name,
             incarnation=self._host.incarnation,
@@ -227,11 +252,8 @@ class VerifierReplica:
             step_s=sums.step_s,
             survivals=survivals,
             budget_epoch=Epoch(cell.epoch(now_s)) or None,
-            draft_outcomes={
-                cause: count - self._reported_outcomes.get(cause, 0)
-                for cause, count in outcomes.items()
-            },
-            wire_bytes={kind: total - self._reported_bytes[kind] for kind, total in totals.items()},
+            draft_outcomes=fates,
+            wire_bytes=moved,
             prompt_tokens=sums.prompt_tokens,
             mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
             draft_round_s=0.0 if desk is None else desk.round_trip_s,

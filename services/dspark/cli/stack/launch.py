@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from dspark.cli.stack.child import Child
-from dspark.cli.stack.sweep import MARK
+from dspark.cli.stack.sweep import MARK, scratch_name
 from dspark.config.gateway import GatewayProcess
 from dspark.config.system import SystemSettings
 
@@ -46,10 +46,12 @@ def make_children(
     return children
 
 
-def make_scratch() -> Path:
+def make_scratch(mark: str) -> Path:
     """Return a fresh folder with a short path: Ray puts sockets below it.
 
     A socket's path holds 107 bytes, of which Ray needs some 70.
     """
     usual = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="dspark-", dir=usual if len(usual) <= 20 else "/tmp"))
+    folder = Path(usual if len(usual) <= 20 else "/tmp") / scratch_name(mark)
+    folder.mkdir(mode=0o700)
+    return folder

@@ -66,8 +66,8 @@ class Supervisor:
         self.stop_asked = threading.Event()
         self.hurry = threading.Event()
         """Set to kill instead of waiting for drains."""
-        self._mark = secrets.token_hex(8)
-        self._scratch = make_scratch()
+        self._mark = secrets.token_hex(4)
+        self._scratch = make_scratch(self._mark)
         self._status_file = self._state_dir / "pools.json"
         self._status_file.unlink(missing_ok=True)
         self._children = make_children(

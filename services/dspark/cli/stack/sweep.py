@@ -1,4 +1,9 @@
-"""No process left behind: everything of a stack carries its mark in the environment."""
+"""No process left behind: everything of a stack can be told by the stack's mark.
+
+The mark is in the environment of each process, and in the name of the scratch folder, where
+every process of Ray has a log file open.  Ray's agents need the second way: they set a long
+title, which overwrites their environment.
+"""
 
 import os
 from pathlib import Path
@@ -9,6 +14,11 @@ MARK = "DSPARK_STACK"
 
 _ROUNDS = 5
 """A dying Ray may still start a process: look again until there is none."""
+
+
+def scratch_name(mark: str) -> str:
+    """Return the name of the stack's scratch folder."""
+    return f"dspark-{mark}"
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
@@ -43,12 +53,20 @@ def sweep(mark: str, *, patience_s: float) -> int:
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:
-    raw = Path(f"/proc/{process.pid}/environ")
-    if raw.exists():
-        # Read as bytes: a process that sets its title clears the front of this block, and psutil
-        # then finds no variable at all.
-        return f"{MARK}={mark}".encode() in raw.read_bytes()
-    return process.environ().get(MARK) == mark
+    if process.environ().get(MARK) == mark:
+        return True
+    links = Path(f"/proc/{process.pid}/fd")
+    if not links.exists():
+        return False
+    folder = f"/{scratch_name(mark)}/"
+    return any(folder in _target(link) for link in links.iterdir())
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:  # closed since
+        return ""
 
 
 def _tell(process: psutil.Process, *, kill: bool) -> None:
