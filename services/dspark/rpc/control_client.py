@@ -13,7 +13,7 @@ import grpc
 
 from dspark.core.budget import Budget
 from dspark.core.fleet import Fleet, LoadReport, Replica
-from dspark.core.ids import PoolName, ReplicaName
+from dspark.core.ids import PoolName
 from dspark.rpc.channel import open_channel, told_to_stop
 from dspark.rpc.watch import Latest
 from dspark.wire.budget import budget_from_wire
@@ -170,8 +170,3 @@ class ControllerLink:
                 yield load_report_to_wire(report())
 
         await self._stub.Report(reports())
-
-
-def new_replica_name(pool: str, suffix: str) -> ReplicaName:
-    """Return "pool-suffix", the unique name of a replica."""
-    return ReplicaName(f"{pool}-{suffix}")

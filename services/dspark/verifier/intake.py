@@ -7,7 +7,6 @@ for want of a page, and none is ever thrown out.  Used by the engine's thread on
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from dspark.core.generation import GenerationStats
 from dspark.core.ids import SessionId
@@ -19,13 +18,6 @@ from dspark.verifier.session import VerifierSession
 from dspark.verifier.target_port import Target
 
 log = logging.getLogger(__name__)
-
-
-class FirstToken(Protocol):
-    """Told when a prompt is complete and the target has chosen the token after it."""
-
-    def __call__(self, session: VerifierSession, token: int) -> None:
-        """Commit the first token."""
 
 
 class Intake:
