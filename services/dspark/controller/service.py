@@ -9,8 +9,8 @@ import grpc
 from grpc import aio
 
 from dspark.config.controller import ControllerSettings
-from dspark.controller.loop import Controller, UnknownPool
-from dspark.controller.registry import Refused, ReportOutcome
+from dspark.controller.loop import Controller
+from dspark.controller.registry import Refused, ReportOutcome, UnknownPool
 from dspark.core.fleet import Fleet, Replica
 from dspark.core.ids import Incarnation, PoolName, ReplicaName
 from dspark.wire.budget import budget_to_wire

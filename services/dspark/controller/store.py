@@ -1,13 +1,23 @@
-"""Store: what survives a restart of the controller: wishes and the term."""
+"""Store: what survives a restart: wishes, policies with their audit trail, the term."""
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import TypeAdapter
+
+from dspark.core.changes import Change
 from dspark.core.fleet import Role
 from dspark.core.ids import PoolName, Term
+
+MAX_CHANGES = 2000
+"""Changes of policies that are kept; the newest of each pool is kept besides."""
+
+CHANGE_JSON = TypeAdapter(Change)
+"""How a change is written down."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS term (term INTEGER NOT NULL);
@@ -15,6 +25,8 @@ CREATE TABLE IF NOT EXISTS wish (
     pool TEXT PRIMARY KEY, role TEXT NOT NULL, replicas INTEGER NOT NULL,
     author TEXT NOT NULL, reason TEXT NOT NULL, unix_s REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS change (number INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS policy (pool TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
 
 
@@ -42,14 +54,23 @@ class Wish:
 class Store(Protocol):
     """What the controller needs of a store."""
 
-    def next_term(self) -> Term:
-        """Return a term above every one that this store has given."""
+    def next_term(self, above: int = 0) -> Term:
+        """Return a term above every one that this store has given, and above ``above``."""
 
     def wishes(self) -> Mapping[PoolName, Wish]:
         """Return the newest wish for each pool."""
 
     def save(self, wish: Wish) -> None:
         """Keep a wish; it is durable when this returns."""
+
+    def changes(self) -> Sequence[Change]:
+        """Return the changes of policies that are kept, oldest first."""
+
+    def newest_changes(self) -> Mapping[PoolName, Change]:
+        """Return each pool's last change."""
+
+    def append(self, change: Change) -> None:
+        """Keep a change; it is durable when this returns."""
 
     def close(self) -> None:
         """Let another process open the store."""
@@ -66,10 +87,12 @@ class MemoryStore:
     def __init__(self, *, before: int = 0) -> None:
         self._term = before
         self._wishes: dict[PoolName, Wish] = {}
+        self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        self._newest: dict[PoolName, Change] = {}
 
-    def next_term(self) -> Term:
+    def next_term(self, above: int = 0) -> Term:
         """Return the next one."""
-        self._term += 1
+        self._term = max(self._term, above) + 1
         return Term(self._term)
 
     def wishes(self) -> Mapping[PoolName, Wish]:
@@ -79,6 +102,19 @@ class MemoryStore:
     def save(self, wish: Wish) -> None:
         """Keep a wish."""
         self._wishes[wish.pool] = wish
+
+    def changes(self) -> Sequence[Change]:
+        """Return the changes kept, oldest first."""
+        return list(self._changes)
+
+    def newest_changes(self) -> Mapping[PoolName, Change]:
+        """Return each pool's last change."""
+        return dict(self._newest)
+
+    def append(self, change: Change) -> None:
+        """Keep a change."""
+        self._changes.append(change)
+        self._newest[change.pool] = change
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -108,10 +144,10 @@ class SqliteStore:
                 raise ValueError(f"store {path} is in use by another controller") from None
             raise ValueError(f"store {path}: {error}") from None
 
-    def next_term(self) -> Term:
-        """Return the previous term of this file and one."""
+    def next_term(self, above: int = 0) -> Term:
+        """Return the previous term of this file and one, or ``above`` and one."""
         row = self._connection.execute("SELECT MAX(term) FROM term").fetchone()
-        term = Term((row[0] or 0) + 1)
+        term = Term(max(row[0] or 0, above) + 1)
         self._connection.execute("BEGIN")
         self._connection.execute("DELETE FROM term")
         self._connection.execute("INSERT INTO term VALUES (?)", (term,))
@@ -141,6 +177,26 @@ class SqliteStore:
             "INSERT OR REPLACE INTO wish VALUES (?, ?, ?, ?, ?, ?)",
             (wish.pool, wish.role.value, wish.replicas, wish.author, wish.reason, wish.unix_s),
         )
+
+    def changes(self) -> Sequence[Change]:
+        """Return the changes kept, oldest first."""
+        rows = self._connection.execute("SELECT text FROM change ORDER BY number")
+        return [CHANGE_JSON.validate_json(text) for (text,) in rows]
+
+    def newest_changes(self) -> Mapping[PoolName, Change]:
+        """Return each pool's last change."""
+        rows = self._connection.execute("SELECT pool, text FROM policy")
+        return {PoolName(pool): CHANGE_JSON.validate_json(text) for pool, text in rows}
+
+    def append(self, change: Change) -> None:
+        """Keep a change; it is on disk when this returns."""
+        text = CHANGE_JSON.dump_json(change).decode()
+        oldest_kept = change.number - MAX_CHANGES
+        self._connection.execute("BEGIN")
+        self._connection.execute("INSERT INTO change VALUES (?, ?)", (change.number, text))
+        self._connection.execute("INSERT OR REPLACE INTO policy VALUES (?, ?)", (change.pool, text))
+        self._connection.execute("DELETE FROM change WHERE number <= ?", (oldest_kept,))
+        self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Let another controller open the file."""

@@ -24,7 +24,8 @@ class ContextBucket:
     Attributes:
         max_context_tokens: Largest mean context covered; the last bucket covers all above too.
         draft_tokens: Entry i is for i + 1 sessions in the step, the last one also for more:
-            K >= 0 draft tokens in all, or ALL, or OFF.
+            K >= 0 draft tokens in all, or ALL, or OFF.  0 asks for no draft, without the
+            probes that OFF makes.
     """
 
     max_context_tokens: int
@@ -73,14 +74,19 @@ class Budget:
 
     def entry(self, *, sessions: int, mean_context_tokens: float) -> int:
         """Return K, ALL or OFF for a step of ``sessions`` >= 1 at this mean context."""
-        if sessions < 1:
-            raise ValueError(f"a step has at least one session, not {sessions}")
-        for bucket in self.buckets:
-            if mean_context_tokens <= bucket.max_context_tokens:
-                break
-        else:
-            bucket = self.buckets[-1]
-        return bucket.draft_tokens[min(sessions, len(bucket.draft_tokens)) - 1]
+        return lookup(self.buckets, sessions=sessions, mean_context_tokens=mean_context_tokens)
+
+
+def lookup(table: Sequence[ContextBucket], *, sessions: int, mean_context_tokens: float) -> int:
+    """Return a table's entry for a step of ``sessions`` >= 1 at this mean context."""
+    if sessions < 1:
+        raise ValueError(f"a step has at least one session, not {sessions}")
+    for bucket in table:
+        if mean_context_tokens <= bucket.max_context_tokens:
+            break
+    else:
+        bucket = table[-1]
+    return bucket.draft_tokens[min(sessions, len(bucket.draft_tokens)) - 1]
 
 
 def verify_all(buckets: Sequence[int] = (2**31 - 1,)) -> tuple[ContextBucket, ...]:

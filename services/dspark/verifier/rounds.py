@@ -189,8 +189,9 @@ class Rounds:
             return
         now_s = self._clock()
         self._num_requests += 1
-        if self._entry(going, now_s) == OFF and self._num_requests % _PROBE_EVERY:
-            return
+        entry = self._entry(going, now_s)
+        if entry == 0 or (entry == OFF and self._num_requests % _PROBE_EVERY):
+            return  # 0: none of them would be verified, and nobody wants to be surprised
         asks = [
             Ask(
                 session=session.id,
