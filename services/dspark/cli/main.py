@@ -8,7 +8,18 @@ import typer
 # typer carries its own click and does not export the base of its usage errors.
 from typer._click.exceptions import UsageError
 
-from dspark.cli import bench, demo, generate, settings, stack_commands, status, talk, train
+from dspark.cli import (
+    bench,
+    budget,
+    demo,
+    generate,
+    settings,
+    stack_commands,
+    status,
+    talk,
+    top,
+    train,
+)
 
 app = typer.Typer(
     name="dspark",
@@ -23,6 +34,8 @@ app.command("up")(stack_commands.up)
 app.command("down")(stack_commands.down)
 app.command("status")(status.status)
 app.command("scale")(status.scale)
+app.add_typer(budget.app, name="budget")
+app.command("top")(top.top)
 app.command("demo")(demo.demo)
 app.command("chat")(talk.chat)
 app.command("generate")(generate.generate)

@@ -14,13 +14,13 @@ from dspark.controller.plan_settings import plan_settings
 from dspark.controller.policies import Ask, Conflict, LostRace, Policies
 from dspark.controller.registry import Refused, Registry, ReportOutcome, UnknownPool
 from dspark.controller.settling import Settling
-from dspark.controller.snapshot import snapshot
+from dspark.controller.snapshot import count_replicas, snapshot
 from dspark.controller.statistics import Statistics
 from dspark.controller.store import Store, Wish
 from dspark.controller.wishes import Wishes
 from dspark.core.budget import Budget
 from dspark.core.changes import Change
-from dspark.core.fleet import Fleet, LoadReport, Replica, ReplicaState, Role
+from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName
 from dspark.core.plan import Observation, Plan, plan
 from dspark.core.policy import Policy
@@ -313,16 +313,5 @@ class Controller:
             term=self.term,
             version=self._version,
         )
-        for pool in fleet.pools:
-            draining = sum(
-                member.replica.state is ReplicaState.DRAINING
-                for member in fleet.members
-                if member.replica.pool == pool.name
-            )
-            for state, count in (
-                ("desired", pool.wanted_replicas),
-                ("ready", pool.ready_replicas),
-                ("draining", draining),
-            ):
-                metrics.POOL_REPLICAS.labels(pool.name, state).set(count)
+        count_replicas(fleet)
         self.fleet.set(fleet)
