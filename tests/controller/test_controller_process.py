@@ -61,7 +61,7 @@ def test_it_serves_until_a_signal_and_stops_cleanly_within_three_seconds(
 
 def api_url(said: list[str]) -> str:
     (line,) = [line for line in said if "control API at" in line]
-    return line.split("control API at ")[1].split(",")[0]
+    return line.split("control API at ")[1].strip()
 
 
 def test_policies_survive_a_kill_and_listeners_end_with_the_process(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_policies_survive_a_kill_and_listeners_end_with_the_process(tmp_path: Pa
     )
     body = {"policy": {"cap": 7}, "reason": "a test"}
     with start(config) as first:
-        url = api_url(list(lines_until(first, "control API at")))
+        url = api_url(list(lines_until(first, "controller at")))
         answer = httpx.put(f"{url}/v1/pools/verifier/policy", json=body, trust_env=False)
         assert answer.status_code == 200, answer.text
         first.kill()
     with start(config) as second:
-        url = api_url(list(lines_until(second, "control API at")))
+        url = api_url(list(lines_until(second, "controller at")))
         state = httpx.get(f"{url}/v1/pools/verifier/policy", trust_env=False).json()
         assert (state["policy"]["cap"], state["version"]) == (7, 1)
         with httpx.stream("GET", f"{url}/v1/events", trust_env=False, timeout=10.0) as events:

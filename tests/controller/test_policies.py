@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dspark.controller.open_store import open_store
 from dspark.controller.policies import Ask, Conflict, LostRace, Policies
-from dspark.controller.store import MAX_CHANGES, MemoryStore, open_store
+from dspark.controller.store import MAX_CHANGES, MemoryStore, Store
 from dspark.core.changes import Action
 from dspark.core.ids import PoolName
 from dspark.core.policy import DEFAULT_POLICY, Mode, Policy
@@ -17,6 +18,12 @@ def ask(at_s: float = 0.0, *, expected: int | None = None, dry_run: bool = False
     return Ask(author="ada", reason="a test", unix_s=at_s, expected=expected, dry_run=dry_run)
 
 
+def opened(store: Store) -> Policies:
+    policies = Policies(store)
+    policies.load()
+    return policies
+
+
 def now(policies: Policies, at_s: float = 0.0) -> Policy:
     return policies.in_force(at_s).get(POOL, DEFAULT_POLICY)
 
@@ -24,12 +31,12 @@ def now(policies: Policies, at_s: float = 0.0) -> Policy:
 def test_a_file_brings_policies_back_with_their_history_and_their_end(tmp_path: Path) -> None:
     where = str(tmp_path / "c.sqlite")
     store = open_store(where)
-    first = Policies(store)
+    first = opened(store)
     first.set(POOL, Policy(mode=Mode.PINNED, draft_tokens=3), ask())
     first.set(POOL, Policy(cap=2, shadow=True), ask(1.0), ttl_s=10.0)
     store.close()
     store = open_store(where)
-    second = Policies(store)
+    second = opened(store)
     assert list(second.history()) == list(first.history())
     assert now(second, 10.9) == Policy(cap=2, shadow=True)
     assert now(second, 11.0) == Policy(mode=Mode.PINNED, draft_tokens=3)
@@ -109,11 +116,11 @@ def test_what_has_ended_stays_ended_after_a_rollback() -> None:
 
 def test_history_is_bounded_and_no_policy_is_lost_by_it(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "c.sqlite"))
-    policies = Policies(store)
+    policies = opened(store)
     quiet = policies.set(PoolName("quiet"), Policy(cap=7), ask())
     policies.set(POOL, Policy(cap=1), ask())
     store.append(replace(quiet, number=MAX_CHANGES + 1, pool=POOL))
-    again = Policies(store)
+    again = opened(store)
     assert [change.number for change in again.history()] == [MAX_CHANGES + 1, 2]
     assert again.in_force(0.0)[PoolName("quiet")] == Policy(cap=7)
     assert again.set(POOL, Policy(), ask()).number == MAX_CHANGES + 2

@@ -63,8 +63,11 @@ class ControllerSettings(Settings):
     """Replicas wanted in each pool until somebody asks for another number.  A pool that is not
     listed wants the most replicas that were ready together."""
     store: str = "memory"
-    """Where policies and wanted replicas survive a restart: ``memory`` or a path of an SQLite
-    file."""
+    """Where policies and wanted replicas survive a restart: ``memory``, a path of an SQLite file
+    (one controller), or a Redis of several controllers as ``redis://`` or ``rediss://`` URL, whose
+    password may come from DSPARK_REDIS_PASSWORD."""
+    leader_lease_s: float = Field(default=2.0, ge=0.5)
+    """With a Redis: a standby takes over when the leader was silent for this long."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

@@ -75,7 +75,7 @@ class SystemSettings(Settings):
                 "port": controller_port,
                 "metrics_port": metrics_port,
                 "api_port": api_port,
-                "store": store if store == "memory" else str(state_dir / store),
+                "store": _placed(store, state_dir),
                 "initial_replicas": self.wanted() | self.controller.initial_replicas,
             }
         )
@@ -109,6 +109,11 @@ class SystemSettings(Settings):
         own = {"device": pool.device, "threads": pool.threads}
         update = {key: value for key, value in own.items() if value is not None}
         return self.model.model_copy(update=update)
+
+
+def _placed(store: str, state_dir: Path) -> str:
+    """Return a store with a relative file put into the state folder."""
+    return store if store == "memory" or "://" in store else str(state_dir / store)
 
 
 def _reachable(host: str) -> str:

@@ -16,12 +16,12 @@ from dspark.controller.registry import Refused, Registry, ReportOutcome, Unknown
 from dspark.controller.settling import Settling
 from dspark.controller.snapshot import count_replicas, snapshot
 from dspark.controller.statistics import Statistics
-from dspark.controller.store import Store, Wish
+from dspark.controller.store import Store, StoreLost, Superseded, Wish
 from dspark.controller.wishes import Wishes
 from dspark.core.budget import Budget
 from dspark.core.changes import Change
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
-from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName
+from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, Term
 from dspark.core.plan import Observation, Plan, plan
 from dspark.core.policy import Policy
 from dspark.rpc.watch import Latest
@@ -37,13 +37,21 @@ class Controller:
     """Everything the controller knows.
 
     Used from one event loop; time arrives as ``now_s``, seconds of a monotonic clock.
+
+    Args:
+        settings: How to plan, and for how long things are believed.
+        store: What survives this process.
+        leading: False for a standby, which only reads until ``take_over``.
+
+    Raises:
+        StoreLost: The store does not answer; a standby does not ask it.
     """
 
-    def __init__(self, settings: ControllerSettings, store: Store) -> None:
+    def __init__(self, settings: ControllerSettings, store: Store, *, leading: bool = True) -> None:
         self.settings = settings
         self.plan_settings = plan_settings(settings)
         self._store = store
-        self.term = store.next_term()
+        self.term = Term(0)
         self.registry = Registry(lease_s=settings.lease_s)
         self.wishes = Wishes(store, settings.initial_replicas)
         self.policies = Policies(store)
@@ -55,13 +63,44 @@ class Controller:
         self._wake = asyncio.Event()
         self._changed = True
         self._version = 0
-        self._settling = Settling(settings.settle_s if self.term > 1 else 0.0)
+        self._settling = Settling(0.0)
         self.fleet: Latest[Fleet] = Latest()
         self.epoch: Latest[Epoch] = Latest()
+        if leading:
+            self.take_over()
+
+    @property
+    def leading(self) -> bool:
+        """Whether budgets and wishes are ours to give."""
+        return self.term > 0
+
+    def leader(self) -> Mapping[str, str] | None:
+        """Ask the store who leads and where it is reached."""
+        return self._store.leader()
+
+    def take_over(self) -> None:
+        """Lead from here on: under a new term, with what the store knows, or knew once."""
+        if self._store.forgot():
+            self.tell_store()
+        else:
+            self.reload()
+            self.term = self._store.next_term()
+        self._settling = Settling(self.settings.settle_s if self.term > 1 else 0.0)
+
+    def reload(self) -> None:
+        """Read the store again."""
+        self.wishes.load()
+        self.policies.load()
         for pool, role in self.wishes.roles().items():
             self.registry.know_pool(pool, role)
         for pool in self.policies.in_force(0.0):
             self.registry.know_pool(pool, Role.VERIFIER)
+
+    def tell_store(self) -> None:
+        """Write everything into a store that forgot it, under a new term."""
+        self.term = self._store.next_term(above=self.term)
+        self.wishes.tell_store()
+        self.policies.tell_store()
 
     # --- what replicas say ------------------------------------------------------------------
 
@@ -105,6 +144,8 @@ class Controller:
             if report.budget_epoch is not None and report.budget_epoch > self.plan.epoch:
                 # Of a predecessor that forgot its term: ours must be newer to be taken.
                 self.plan = replace(self.plan, epoch=report.budget_epoch)
+            if report.budget_term is not None and report.budget_term > self.term:
+                self._outgrow(report.budget_term)
             self._changed = True
         return outcome
 
@@ -271,9 +312,21 @@ class Controller:
         self._touch()
 
     def _expire_policies(self, unix_s: float) -> None:
-        for change in self.policies.expire(unix_s):
+        try:
+            changes = self.policies.expire(unix_s)
+        except (StoreLost, Superseded) as error:
+            # They have ended all the same; it is written down when the store is back.
+            log.warning("the end of a policy is not written down yet: %s", error)
+            return
+        for change in changes:
             metrics.CONTROL_CHANGES.labels("controller", "applied").inc()
             self._tell(change)
+
+    def _outgrow(self, term: Term) -> None:
+        """Take a term above one that a replica holds: it would refuse ours."""
+        log.warning("a replica holds a budget of term %d, ours is %d", term, self.term)
+        with contextlib.suppress(StoreLost):  # until the next report
+            self.term = self._store.next_term(above=term)
 
     def _touch(self) -> None:
         self._changed = True

@@ -47,12 +47,17 @@ class Policies:
         self._store = store
         self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
         self._newest: dict[PoolName, Change] = {}
-        self.load()
 
     def load(self) -> None:
         """Read the store again: after a takeover it holds what another leader decided."""
         self._changes = deque(self._store.changes(), maxlen=MAX_CHANGES)
         self._newest = dict(self._store.newest_changes())
+
+    def tell_store(self) -> None:
+        """Write the history, and with it every policy, again."""
+        trail = {change.number: change for change in (*self._newest.values(), *self._changes)}
+        for _, change in sorted(trail.items()):
+            self._store.append(change)
 
     def version(self, pool: PoolName) -> int:
         """Return the number of the pool's last change; 0 where there was none."""

@@ -1,7 +1,6 @@
 """Store: what survives a restart: wishes, policies with their audit trail, the term."""
 
 import sqlite3
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,14 @@ CREATE TABLE IF NOT EXISTS policy (pool TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
 
 
+class StoreLost(ConnectionError):
+    """The store does not answer; what was known of it stays in force."""
+
+
+class Superseded(ValueError):
+    """Another controller leads, and writes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """How many replicas somebody asked for in a pool.
@@ -52,7 +59,22 @@ class Wish:
 
 
 class Store(Protocol):
-    """What the controller needs of a store."""
+    """What the controller needs of a store; every call may raise StoreLost."""
+
+    def lead(self, lease_s: float) -> bool:
+        """Take or renew the lease of the leader; return whether we hold it."""
+
+    def leave(self) -> None:
+        """Give the lease back, if we hold it."""
+
+    def leader(self) -> Mapping[str, str] | None:
+        """Say who leads and where it is reached; None: nobody, or only we can."""
+
+    def forgot(self) -> bool:
+        """Whether the store lost what it was told, and has to be told again."""
+
+    def revision(self) -> str:
+        """Return what is another text after every write of anybody; a standby asks for it."""
 
     def next_term(self, above: int = 0) -> Term:
         """Return a term above every one that this store has given, and above ``above``."""
@@ -76,7 +98,30 @@ class Store(Protocol):
         """Let another process open the store."""
 
 
-class MemoryStore:
+class _OfOne:
+    """The lease of a store that only one process can open."""
+
+    def lead(self, lease_s: float) -> bool:
+        """We lead: nobody else is here."""
+        return True
+
+    def leave(self) -> None:
+        """Nobody waits for it."""
+
+    def leader(self) -> Mapping[str, str] | None:
+        """Only we can."""
+        return None
+
+    def forgot(self) -> bool:
+        """It is part of this process, or of its disk."""
+        return False
+
+    def revision(self) -> str:
+        """Nobody else writes."""
+        return ""
+
+
+class MemoryStore(_OfOne):
     """Forgets everything with the process.
 
     Attributes:
@@ -120,7 +165,7 @@ class MemoryStore:
         """Nothing to let go."""
 
 
-class SqliteStore:
+class SqliteStore(_OfOne):
     """One file, for one controller: a second one that opens it is refused."""
 
     def __init__(self, path: str) -> None:
@@ -201,8 +246,3 @@ class SqliteStore:
     def close(self) -> None:
         """Let another controller open the file."""
         self._connection.close()
-
-
-def open_store(where: str) -> Store:
-    """Open ``memory`` or the SQLite file at a path; raise ValueError saying what is wrong."""
-    return MemoryStore(before=int(time.time())) if where == "memory" else SqliteStore(where)

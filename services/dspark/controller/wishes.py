@@ -14,11 +14,15 @@ class Wishes:
         self._store = store
         self._initial = {PoolName(name): count for name, count in initial.items()}
         self._asked: dict[PoolName, Wish] = {}
-        self.load()
 
     def load(self) -> None:
         """Read the store again."""
         self._asked = dict(self._store.wishes())
+
+    def tell_store(self) -> None:
+        """Write every wish again."""
+        for wish in self._asked.values():
+            self._store.save(wish)
 
     def keep(self, wish: Wish) -> None:
         """Keep a wish; it is in the store when this returns."""

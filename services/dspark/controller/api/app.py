@@ -1,9 +1,10 @@
 """The HTTP application: who asks, what for, and the answer."""
 
 import asyncio
+import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -36,6 +37,7 @@ from dspark.controller.api.tokens import ApiRole, Caller, Tokens
 from dspark.controller.loop import Controller
 from dspark.controller.policies import Ask, Conflict, LostRace
 from dspark.controller.registry import UnknownPool
+from dspark.controller.store import StoreLost, Superseded
 from dspark.core.changes import Change
 from dspark.core.ids import PoolName
 
@@ -182,9 +184,16 @@ class ControlApi:
             if caller.role < endpoint.role:
                 raise refusals.forbidden(caller.role.name.lower(), endpoint.role.name.lower())
             read_query(request, endpoint.query)
+            if not (self._controller.leading or endpoint.on_standby):
+                raise refusals.on_standby(await self._leader())
             return await handler(request, caller)
 
         return serve
+
+    async def _leader(self) -> Mapping[str, str] | None:
+        with contextlib.suppress(StoreLost):
+            return await asyncio.to_thread(self._controller.leader)
+        return None
 
     def _change(
         self,
@@ -207,8 +216,10 @@ class ControlApi:
         except LostRace as error:
             version = self._controller.policies.version(pool)
             raise refusals.lost_race(str(error), version) from None
-        except Conflict as error:
+        except (Conflict, Superseded) as error:
             raise refusals.conflict(str(error)) from None
+        except StoreLost as error:
+            raise refusals.store_lost(str(error)) from None
         etag = self._controller.policies.version(pool)
         return _answer(view.changed(self._controller, made, dry_run=dry_run), etag=etag)
 

@@ -31,7 +31,8 @@ class Endpoint:
         query: Parameters.
         body: What has to be sent, or None.
         conditional: Whether ``if-match`` is understood.
-        refusals: Statuses besides 401, 403 and 422.
+        refusals: Statuses besides 401, 403, 409 of a standby, and 422.
+        on_standby: Whether a controller that does not lead answers it too, from the store.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Endpoint:
     body: type[BaseModel] | None = None
     conditional: bool = False
     refusals: tuple[int, ...] = ()
+    on_standby: bool = False
 
 
 POOL = "/v1/pools/{pool}"
@@ -60,34 +62,34 @@ ENDPOINTS = (
     Endpoint(
         name="budget", method="GET", path=POOL + "/budget",
         summary="The budget now, and why: inputs, Theta, and the constraint that binds",
-        answer=answers.BudgetShape, refusals=(404, 409),
+        answer=answers.BudgetShape, refusals=(404,),
     ),
     Endpoint(
         name="policy", method="GET", path=POOL + "/policy",
         summary="The policy in force; its etag goes into if-match of a change",
-        answer=answers.PolicyState, refusals=(404, 409),
+        answer=answers.PolicyState, refusals=(404,), on_standby=True,
     ),
     Endpoint(
         name="set_policy", method="PUT", path=POOL + "/policy",
         summary="Put a policy in force, for good or for ttl_s", answer=answers.Changed,
         role=ApiRole.OPERATOR, query=DryRun, body=SetPolicy, conditional=True,
-        refusals=(404, 409, 412),
+        refusals=(404, 412, 503),
     ),
     Endpoint(
         name="clear_policy", method="DELETE", path=POOL + "/policy",
         summary="Return to the default policy: auto, without bounds", answer=answers.Changed,
-        role=ApiRole.OPERATOR, query=ClearQuery, conditional=True, refusals=(404, 409, 412),
+        role=ApiRole.OPERATOR, query=ClearQuery, conditional=True, refusals=(404, 412, 503),
     ),
     Endpoint(
         name="roll_back", method="POST", path=POOL + "/policy/rollback",
         summary="Return to the policy before a change: the last one, or the one named",
         answer=answers.Changed, role=ApiRole.OPERATOR, query=DryRun, body=RollBack,
-        conditional=True, refusals=(404, 409, 412),
+        conditional=True, refusals=(404, 412, 503),
     ),
     Endpoint(
         name="what_if", method="POST", path=POOL + "/whatif",
         summary="Predict another policy, replica count or load from curves and statistics",
-        answer=answers.Outlooks, body=WhatIf, refusals=(404, 409),
+        answer=answers.Outlooks, body=WhatIf, refusals=(404,),
     ),
     Endpoint(
         name="curves", method="GET", path="/v1/curves",
@@ -96,7 +98,7 @@ ENDPOINTS = (
     Endpoint(
         name="history", method="GET", path="/v1/changes",
         summary="Every change of a policy, newest first", answer=answers.History,
-        query=HistoryQuery,
+        query=HistoryQuery, on_standby=True,
     ),
     Endpoint(
         name="events", method="GET", path="/v1/events",
@@ -105,6 +107,6 @@ ENDPOINTS = (
     ),
     Endpoint(
         name="tokens", method="GET", path="/v1/tokens", summary="Who may use this API",
-        answer=answers.TokenList, role=ApiRole.ADMIN,
+        answer=answers.TokenList, role=ApiRole.ADMIN, on_standby=True,
     ),
 )  # fmt: skip

@@ -16,10 +16,11 @@ _WHY = {
     401: "No token that is known here",
     403: "The token's role may not do this",
     404: "No pool of that name",
-    409: "It makes no sense in the present state",
+    409: "It makes no sense in the present state, or this controller is a standby",
     412: "Somebody changed the policy since it was read",
     422: "The request cannot be meant",
     429: "Too many listeners",
+    503: "The store does not answer",
 }
 
 
@@ -119,7 +120,7 @@ def _operation(endpoint: Endpoint) -> Json:
                     "description": _WHY[status],
                     "content": {"application/json": {"schema": _ref(ErrorShape)}},
                 }
-                for status in (401, 403, 422, *endpoint.refusals)
+                for status in sorted({401, 403, 409, 422, *endpoint.refusals})
             },
         },
     }

@@ -1,5 +1,7 @@
 """Refusals: what the control API says when it does not do what was asked, and what would help."""
 
+from collections.abc import Mapping
+
 
 class Refusal(Exception):
     """One error answer.
@@ -87,3 +89,20 @@ def lost_race(message: str, version: int) -> Refusal:
         "GET the policy again, look at what changed, and send its new etag as if-match",
         headers={"etag": f'"{version}"'},
     )  # fmt: skip
+
+
+def store_lost(message: str) -> Refusal:
+    """Return the answer to a change that cannot be kept now."""
+    return Refusal(
+        503, "store_lost", message,
+        "the policies in force stay; try again when the store is back",
+        headers={"retry-after": "2"},
+    )  # fmt: skip
+
+
+def on_standby(leader: Mapping[str, str] | None) -> Refusal:
+    """Return the answer of a controller that does not lead."""
+    where = "nobody leads now: try again in a moment"
+    if leader is not None:
+        where = f"ask the one that leads, at {leader.get('api', 'an address it does not tell')}"
+    return conflict("this controller is a standby", where)
