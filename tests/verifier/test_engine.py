@@ -4,7 +4,9 @@ import time
 import pytest
 
 from dspark.core.budget import OFF
+from dspark.core.curve import Curve, CurvePoint
 from dspark.core.generation import Generation
+from dspark.core.refinement import MAX_RATIO
 from dspark.core.sampling import Sampling
 from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
@@ -174,3 +176,25 @@ def test_equal_prompts_share_pages() -> None:
         assert first.tokens == second.tokens
         assert second.stats is not None
         assert second.stats.cached_prompt_tokens == 36
+
+
+def test_live_steps_are_compared_with_the_profiled_curve() -> None:
+    curve = Curve(
+        version="v",
+        device="fake",
+        points=tuple(
+            CurvePoint(context_tokens=0, sessions=1, batch_tokens=tokens, step_s=0.001)
+            for tokens in (1, 8)
+        ),
+    )
+    with running(System(step_s=0.002, curve=curve)) as system:
+        system.add_drafter("d1")
+        system.generate(ask([1, 2, 3], 200)).wait()
+        system.generate(ask([1, 2, 3], 100, speculate=False)).wait()
+        assert system.engine.refinement is not None
+        system.engine.refinement.fold()
+        cells = system.engine.refinement.cells
+    assert {cell.batch_tokens for cell in cells if cell.steps > 50} >= {1}
+    assert any(cell.batch_tokens > 1 for cell in cells)
+    # The fake sleeps 2 ms where the curve says 1.
+    assert all(1.9 < cell.ratio <= MAX_RATIO for cell in cells)

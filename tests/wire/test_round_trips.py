@@ -20,6 +20,7 @@ from dspark.core.fleet import (
     Role,
 )
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, SessionId, Term
+from dspark.core.refinement import StepCell
 from dspark.core.sampling import Sampling
 from dspark.wire.budget import budget_from_wire, budget_to_wire
 from dspark.wire.draft import (
@@ -137,6 +138,9 @@ reports = st.builds(
     mean_context_tokens=amount,
     draft_round_s=amount,
     connected_drafters=u32,
+    step_cells=st.lists(
+        st.builds(StepCell, sessions=u32, batch_tokens=u32, steps=amount, ratio=amount), max_size=3
+    ).map(tuple),
 )
 entries = st.lists(st.integers(OFF, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(

@@ -13,6 +13,7 @@ from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.fleet import Member
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.policy import PlanSettings
+from dspark.core.refinement import refine
 from dspark.core.reservoir import Acceptance
 from dspark.core.table import describe, make_table
 from dspark.core.theta import DraftCost
@@ -24,6 +25,7 @@ MISMATCH_RATIO = 4.0
 """Steps this many times dearer or cheaper than the curve says make the curve a mismatch."""
 
 _MIN_STEPS = 20  # before a curve is judged by the steps of one window
+_REFINED_BY = 5  # replicas whose live steps refine a class's curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,13 @@ class Evidence:
         if not 1.0 / MISMATCH_RATIO <= ratio <= MISMATCH_RATIO:
             return f"mismatched: steps take {ratio:.2g} times what it says"
         return None
+
+    def refined_curve(self) -> Curve:
+        """Return the curve as live steps of the class's replicas correct it."""
+        assert self.curve is not None
+        seen = [member.load.step_cells for member in self.members if member.load is not None]
+        cells = [cells for cells in seen if cells][:_REFINED_BY]
+        return refine(self.curve, [cell for mine in cells for cell in mine])
 
     def draft_cost(self) -> DraftCost:
         """Return what drafting costs, as the class's replicas saw it."""
@@ -153,9 +162,10 @@ def _table(
             f"verify all: {known} of {settings.min_samples} committed rounds are known"
         )
     draft = evidence.draft_cost()
+    curve = evidence.refined_curve()
     table = make_table(
         evidence.acceptance,
-        evidence.curve,
+        curve,
         draft,
         settings.rules,
         active_sessions=evidence.active_sessions(),

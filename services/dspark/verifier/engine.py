@@ -11,13 +11,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
 from dspark.core.generation import Generation
 from dspark.core.ids import SessionId
 from dspark.core.pages import PageAllocator
+from dspark.core.refinement import Refinement
 from dspark.core.session import Phase
 from dspark.drafting.desk import DraftDesk
 from dspark.drafting.events import Connected, Lost, Replied, Seeded
@@ -35,6 +36,7 @@ from dspark.verifier.intake import Intake
 from dspark.verifier.pace import Pace
 from dspark.verifier.rounds import BudgetSource, Rounds
 from dspark.verifier.session import VerifierSession
+from dspark.verifier.step import VerifyStep
 from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow
 
@@ -76,6 +78,9 @@ class VerifierEngine:
         self._ids = itertools.count(1)
         self._cohort = 0
         self._pace = Pace(settings.cohorts, curve=curve, block_size=block_size)
+        self.refinement = None if curve is None else Refinement(curve)
+        self._turn_began_s = clock()
+        self._waited_s = 0.0
         self._lock = threading.Lock()
         self._num_open = 0
         self._running = False
@@ -168,6 +173,7 @@ class VerifierEngine:
         return self._num_open
 
     def _run(self) -> None:
+        self._turn_began_s = self._clock()
         try:
             while self._running:
                 # Pages freed by the last step may admit a session that nothing else would wake.
@@ -199,8 +205,11 @@ class VerifierEngine:
     def _take_events(self, *, block: bool) -> None:
         if block and self._inbox.empty() and self.desk is not None:
             self.desk.flush(self._clock())
+        began_s = self._clock()
         try:
             event = self._inbox.get(block=block)
+            if block:
+                self._waited_s += self._clock() - began_s
             while True:
                 self._handle(event)
                 event = self._inbox.get_nowait()
@@ -226,13 +235,16 @@ class VerifierEngine:
     def _turn(self) -> None:
         """Choose how many cohorts alternate, and whose turn it is."""
         decoding = [s for s in self._sessions() if s.phase is Phase.DECODING]
-        if self._pace.due() and self.desk is not None:
-            self._pace.reconsider(
-                sessions=len(decoding),
-                context_tokens=sum(len(s.tokens) for s in decoding) / max(1, len(decoding)),
-                drafter_curve=self.desk.drafter_curve,
-                round_trip_s=self.desk.round_trip_s,
-            )
+        if self._pace.due():
+            if self.refinement is not None:
+                self._pace.curve = self._rounds.curve = self.refinement.fold()
+            if self.desk is not None:
+                self._pace.reconsider(
+                    sessions=len(decoding),
+                    context_tokens=_mean_context(decoding),
+                    drafter_curve=self.desk.drafter_curve,
+                    round_trip_s=self.desk.round_trip_s,
+                )
         # By order of admission, so that both halves stay equal as sessions come and go.
         for index, session in enumerate(decoding):
             session.cohort = index % self._pace.cohorts
@@ -247,10 +259,14 @@ class VerifierEngine:
             wait_s = 0.0 if deadline_s is None else deadline_s - self._clock()
             if wait_s <= 0:
                 return
+            began_s = self._clock()
             try:
-                self._handle(self._inbox.get(timeout=wait_s))
+                event = self._inbox.get(timeout=wait_s)
             except queue.Empty:
                 return
+            finally:
+                self._waited_s += self._clock() - began_s
+            self._handle(event)
 
     def _step(self) -> None:
         decoding = self._decoding()
@@ -262,7 +278,21 @@ class VerifierEngine:
         metrics.VLLM_RUNNING.labels(self._model_name).set(len(decoding))
         metrics.VLLM_WAITING.labels(self._model_name).set(self.intake.num_waiting)
         if decoding or prefilling:
-            self._rounds.step(decoding, prefilling)
+            self._observe(self._rounds.step(decoding, prefilling))
+
+    def _observe(self, step: VerifyStep) -> None:
+        """Compare a turn of the loop, waiting left out, with what the curve says of its step."""
+        now_s = self._clock()
+        turn_s = now_s - self._turn_began_s - self._waited_s
+        self._turn_began_s, self._waited_s = now_s, 0.0
+        # A step with a prompt's chunk is another kind of step than the curve's.
+        if self.refinement is not None and step.decoding and not step.prefilling and turn_s > 0:
+            self.refinement.observe(
+                sessions=len(step.decoding),
+                batch_tokens=step.batch_tokens,
+                context_tokens=_mean_context(step.decoding),
+                step_s=turn_s,
+            )
 
     def _decoding(self) -> list[VerifierSession]:
         return [
@@ -276,6 +306,10 @@ class VerifierEngine:
             self.desk.close(session)
         with self._lock:
             self._num_open -= 1
+
+
+def _mean_context(sessions: Sequence[VerifierSession]) -> float:
+    return sum(len(session.tokens) for session in sessions) / max(1, len(sessions))
 
 
 def _steps(session: VerifierSession) -> bool:

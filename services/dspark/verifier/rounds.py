@@ -51,7 +51,7 @@ class Rounds:
         self._desk = desk
         self._budget = budget
         self._window = window
-        self._curve = curve
+        self.curve = curve
         self._block_size = block_size
         self._max_batch_tokens = max_batch_tokens
         self._prefill_chunk_tokens = prefill_chunk_tokens
@@ -78,16 +78,17 @@ class Rounds:
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
-    ) -> None:
-        """Run one target forward over these sessions and commit what it yields."""
+    ) -> VerifyStep:
+        """Run one target forward over these sessions, commit what it yields and return it."""
         began_s = self._clock()
+        entry = self._entry(decoding, began_s)
         blocks = self._take_drafts(decoding)
         step = plan_step(
             decoding,
             prefilling,
             blocks,
-            entry=self._entry(decoding, began_s),
-            curve=self._curve,
+            entry=entry,
+            curve=self.curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
         )
@@ -101,11 +102,12 @@ class Rounds:
             sums.prompt_tokens += count
             if tokens:
                 self._prompt_done(session, tokens[0])
-        self._request(decoding)
+        self._request(decoding, entry)
         sums.step_s = self._clock() - began_s
         self._window.step(sums=sums, survivals=survivals)
         metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
         metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
+        return step
 
     def _take_drafts(self, decoding: Sequence[VerifierSession]) -> dict[SessionId, DraftBlock]:
         if self._desk is None:
@@ -182,14 +184,13 @@ class Rounds:
             session.sink.finish(finish, session.stats)
             self._ended(session, Phase.FINISHED)
 
-    def _request(self, sessions: Sequence[VerifierSession]) -> None:
+    def _request(self, sessions: Sequence[VerifierSession], entry: int | None) -> None:
         """Ask for the next drafts of those that go on."""
         going = [session for session in sessions if session.phase is Phase.DECODING]
         if self._desk is None or not going:
             return
-        now_s = self._clock()
         self._num_requests += 1
-        if self._entry(going, now_s) == OFF and self._num_requests % _PROBE_EVERY:
+        if entry == OFF and self._num_requests % _PROBE_EVERY:
             return
         asks = [
             Ask(
@@ -201,6 +202,6 @@ class Rounds:
             for session in going
             if session.generation.speculate and (bound := session.draft_bound(self._block_size)) > 0
         ]
-        sent_bytes = self._desk.request(asks, now_s)
+        sent_bytes = self._desk.request(asks, self._clock())
         for session in going:
             session.stats.row_bytes += sent_bytes.get(session.id, 0)

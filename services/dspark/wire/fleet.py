@@ -12,6 +12,7 @@ from dspark.core.fleet import (
     Role,
 )
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, Term
+from dspark.core.refinement import StepCell
 from dspark.wire.budget import budget_from_wire, budget_to_wire
 from dspark.wire.tensor import element_name, element_type
 from dspark.wire.v1 import common_pb2, control_pb2
@@ -175,6 +176,15 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         mean_context_tokens=report.mean_context_tokens,
         draft_round_seconds=report.draft_round_s,
         connected_drafters=report.connected_drafters,
+        step_cells=[
+            control_pb2.StepCell(
+                sessions=cell.sessions,
+                batch_tokens=cell.batch_tokens,
+                steps=cell.steps,
+                ratio=cell.ratio,
+            )
+            for cell in report.step_cells
+        ],
     )
 
 
@@ -205,6 +215,15 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         mean_context_tokens=message.mean_context_tokens,
         draft_round_s=message.draft_round_seconds,
         connected_drafters=message.connected_drafters,
+        step_cells=tuple(
+            StepCell(
+                sessions=cell.sessions,
+                batch_tokens=cell.batch_tokens,
+                steps=cell.steps,
+                ratio=cell.ratio,
+            )
+            for cell in message.step_cells
+        ),
     )
 
 
