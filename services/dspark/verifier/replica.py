@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import time
+from collections.abc import Callable
 
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
@@ -19,8 +20,10 @@ from dspark.drafting.links import DrafterLinks
 from dspark.model.pair import PairIdentity, load_drafter_side, load_target
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.self_check import check_pair
-from dspark.model.serving import compatibility, curve_version, set_threads
+from dspark.model.serving import compatibility, curve_version, device_name, set_threads
 from dspark.model.target import TargetRunner
+from dspark.paced.load import load_paced_target, profiled_on_paper
+from dspark.paced.target import PacedTarget
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.telemetry import metrics
@@ -30,6 +33,7 @@ from dspark.verifier.events import EngineEvent
 from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile
 from dspark.verifier.service import VerifyService
+from dspark.verifier.target_port import Target
 from dspark.wire.v1 import verify_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -146,7 +150,7 @@ class VerifierReplica:
         if self._prefill is not None:
             await self._prefill.close()
 
-    def _desk(self, links: DrafterLinks, target: RaggedTarget) -> DraftDesk:
+    def _desk(self, links: DrafterLinks, target: RaggedTarget | PacedTarget) -> DraftDesk:
         drafting = self._settings.drafting
 
         def rows(session: SessionId, start: int, stop: int) -> Rows:
@@ -166,8 +170,12 @@ class VerifierReplica:
             vocab_size=target.vocab_size,
         )
 
-    def _load(self) -> tuple[PairIdentity, RaggedTarget, Curve | None]:
+    def _load(self) -> tuple[PairIdentity, RaggedTarget | PacedTarget, Curve | None]:
         set_threads(self._model)
+        if self._model.paced is not None:
+            identity, paced = load_paced_target(self._model)
+            curve = profiled_on_paper(paced, lambda clock: self._profile(identity, paced, clock))
+            return identity, paced, curve
         identity, runner = load_target(
             self._model.target,
             self._model.drafter,
@@ -182,19 +190,22 @@ class VerifierReplica:
         if not self._settings.profile_at_start:
             return identity, target, None
         began_s = time.monotonic()
-        curve = profile(
+        curve = self._profile(identity, target, time.perf_counter)
+        log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
+        return identity, target, curve
+
+    def _profile(self, identity: PairIdentity, target: Target, clock: Callable[[], float]) -> Curve:
+        return profile(
             target,
             num_pages=self._settings.num_pages,
             page_tokens=self._model.page_tokens,
             max_sessions=self._settings.max_sessions,
             max_batch_tokens=self._settings.max_batch_tokens,
             version=curve_version(self._model, identity.target_digest),
-            device=self._model.device,
-            clock=time.perf_counter,
+            device=device_name(self._model),
+            clock=clock,
             repeats=self._settings.profile_repeats,
         )
-        log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
-        return identity, target, curve
 
     def _check_pair(self, runner: TargetRunner) -> None:
         """Refuse a drafter whose drafts this target does not take.
