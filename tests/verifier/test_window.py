@@ -24,7 +24,7 @@ def test_every_sum_is_folded_in() -> None:
     numbers = {
         field.name: index
         for index, field in enumerate(fields(Sums), 1)
-        if field.name not in {"outcomes"}
+        if field.name not in {"outcomes", "turn_s"}
     }
     window = LoadWindow(0.0)
     window.step(sums=Sums(**numbers), survivals=[])
@@ -39,3 +39,11 @@ def test_only_the_newest_survivals_are_kept() -> None:
     _, survivals, _ = window.take(1.0)
     assert len(survivals) == 64
     assert survivals[-1] == (0.01,)
+
+
+def test_turns_are_folded_in_by_themselves() -> None:
+    window = LoadWindow(0.0)
+    window.turn(0.25)
+    window.turn(0.5)
+    assert window.take(1.0)[0].turn_s == 0.75
+    assert window.take(2.0)[0].turn_s == 0.0

@@ -141,6 +141,8 @@ reports = st.builds(
     step_cells=st.lists(
         st.builds(StepCell, sessions=u32, batch_tokens=u32, steps=amount, ratio=amount), max_size=3
     ).map(tuple),
+    turn_s=amount,
+    schedule_s=amount,
 )
 entries = st.lists(st.integers(OFF, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(

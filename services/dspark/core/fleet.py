@@ -99,6 +99,8 @@ class LoadReport:
     draft_round_s: float = 0.0
     connected_drafters: int = 0
     step_cells: tuple[StepCell, ...] = ()
+    turn_s: float = 0.0
+    schedule_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

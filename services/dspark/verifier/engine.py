@@ -285,6 +285,7 @@ class VerifierEngine:
         now_s = self._clock()
         turn_s = now_s - self._turn_began_s - self._waited_s
         self._turn_began_s, self._waited_s = now_s, 0.0
+        self.window.turn(turn_s)
         # A step with a prompt's chunk is another kind of step than the curve's.
         if self.refinement is not None and step.decoding and not step.prefilling and turn_s > 0:
             self.refinement.observe(

@@ -269,6 +269,8 @@ class VerifierReplica:
             mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
             draft_round_s=0.0 if desk is None else desk.round_trip_s,
             connected_drafters=0 if desk is None else desk.num_drafters,
+            turn_s=sums.turn_s,
+            schedule_s=sums.schedule_s,
             step_cells=() if engine.refinement is None else engine.refinement.cells,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes

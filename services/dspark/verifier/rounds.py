@@ -92,7 +92,9 @@ class Rounds:
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
         )
+        planned_s = self._clock()
         chosen = self._target.step(step.segments)
+        chosen_s = self._clock()
         sums = Sums(steps=1, batch_tokens=step.batch_tokens)
         survivals = self._judge(step, chosen, sums)
         for (session, count), tokens in zip(
@@ -102,6 +104,7 @@ class Rounds:
             sums.prompt_tokens += count
             if tokens:
                 self._prompt_done(session, tokens[0])
+        sums.schedule_s = planned_s - began_s + self._clock() - chosen_s
         self._request(decoding, entry)
         sums.step_s = self._clock() - began_s
         self._window.step(sums=sums, survivals=survivals)

@@ -19,6 +19,8 @@ class Sums:
     verified_draft_tokens: int = 0
     prompt_tokens: int = 0
     step_s: float = 0.0
+    schedule_s: float = 0.0
+    turn_s: float = 0.0
     context_tokens: int = 0
     session_steps: int = 0
     kv_bytes: int = 0
@@ -51,10 +53,16 @@ class LoadWindow:
             mine.verified_draft_tokens += sums.verified_draft_tokens
             mine.prompt_tokens += sums.prompt_tokens
             mine.step_s += sums.step_s
+            mine.schedule_s += sums.schedule_s
             mine.context_tokens += sums.context_tokens
             mine.session_steps += sums.session_steps
             mine.kv_bytes += sums.kv_bytes
             self._survivals.extend(survivals)
+
+    def turn(self, turn_s: float) -> None:
+        """Fold in a turn of the loop, waiting left out."""
+        with self._lock:
+            self._sums.turn_s += turn_s
 
     def take(self, now_s: float) -> tuple[Sums, tuple[tuple[float, ...], ...], float]:
         """Return (sums, survivals, seconds) since the last call, and begin anew."""

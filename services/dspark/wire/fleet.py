@@ -185,6 +185,8 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
             )
             for cell in report.step_cells
         ],
+        turn_seconds=report.turn_s,
+        schedule_seconds=report.schedule_s,
     )
 
 
@@ -224,6 +226,8 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
             )
             for cell in message.step_cells
         ),
+        turn_s=message.turn_seconds,
+        schedule_s=message.schedule_seconds,
     )
 
 

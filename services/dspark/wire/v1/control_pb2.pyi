@@ -311,6 +311,8 @@ class LoadReport(_message.Message):
     DRAFT_ROUND_SECONDS_FIELD_NUMBER: _builtins.int
     CONNECTED_DRAFTERS_FIELD_NUMBER: _builtins.int
     STEP_CELLS_FIELD_NUMBER: _builtins.int
+    TURN_SECONDS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_SECONDS_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     incarnation: _builtins.int
     state: Global___ReplicaState.ValueType
@@ -340,6 +342,10 @@ class LoadReport(_message.Message):
     """Smoothed seconds of a draft round trip as the verifier sees it."""
     connected_drafters: _builtins.int
     """Drafters in use by this verifier."""
+    turn_seconds: _builtins.float
+    """Seconds of the loop's turns, waiting left out: steps and all that is done around them."""
+    schedule_seconds: _builtins.float
+    """Of the steps, what was spent on deciding and bookkeeping: not in the target, not on messages."""
     @_builtins.property
     def survivals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurvivalSample]:
         """Calibrated survivals of committed rounds only: a sample, newest last."""
@@ -384,10 +390,12 @@ class LoadReport(_message.Message):
         draft_round_seconds: _builtins.float = ...,
         connected_drafters: _builtins.int = ...,
         step_cells: _abc.Iterable[Global___StepCell] | None = ...,
+        turn_seconds: _builtins.float = ...,
+        schedule_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "replica", b"replica", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
