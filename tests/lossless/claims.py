@@ -36,6 +36,7 @@ def _in(file: str, *names: str) -> tuple[str, ...]:
 _APPENDIX_A = HERE + "test_appendix_a.py"
 _TWO = HERE + "test_two_sessions.py"
 _REJECTION = HERE + "test_rejection_law.py"
+_REJECTION_STEP = "tests/kernels/test_rejection_step.py"
 _REJECTION_ENGINES = HERE + "test_rejection_engines.py"
 _COUPLED = HERE + "test_coupled_law.py"
 _BYTES = HERE + "test_bytes.py"
@@ -124,16 +125,46 @@ CLAIMS: tuple[Claim, ...] = (
         controls=_in(_REJECTION, "test_control_such_drafts_are_accepted_too_often"),
     ),
     Claim(
+        text="One step by rejection, as served, has the target's law",
+        tests=_in(
+            _REJECTION_STEP,
+            "test_one_step_has_the_targets_law",
+            "test_the_requests_limits_shape_p_and_q",
+            "test_rounding_to_what_is_shipped_happens_before_the_draw",
+        ),
+        controls=_in(
+            _REJECTION_STEP,
+            "test_control_truncating_the_shipped_copy_only_is_caught",
+            "test_control_q_from_before_the_rounding_is_caught",
+            "test_control_a_residual_of_p_alone_is_caught",
+            "test_control_the_targets_own_numbers_in_the_drafter_are_caught",
+        ),
+        n="18 x 3,000",
+        statistic="chi-square as z, below 4",
+    ),
+    Claim(
         text="Rejection through the real engines has the target's joint law",
         tests=_in(
             _REJECTION_ENGINES,
             "test_the_joint_law_is_the_targets",
-            "test_a_budget_does_not_bend_it",
+            "test_it_is_for_every_block_size_temperature_and_budget",
             "test_a_law_that_is_cut_before_the_draw_does_not_bend_it",
             "test_greedy_and_coupled_outputs_know_nothing_of_the_mode",
         ),
         controls=_in(_REJECTION_ENGINES, "test_control_truncating_the_shipped_copy_only_is_caught"),
-        statistic="chi-square as z",
+    ),
+    Claim(
+        text="Laws that no honest drafter ships are refused",
+        tests=_in(
+            "tests/drafting/test_fences.py",
+            "test_laws_that_no_honest_drafter_ships_are_malformed",
+            "test_a_token_twice_in_a_law_is_malformed",
+            "test_drafts_without_laws_are_malformed_where_laws_are_needed",
+        ),
+        controls=_in(
+            "tests/drafting/test_fences.py", "test_laws_that_could_draw_the_tokens_are_a_hit"
+        ),
+        statistic="exact: malformed",
     ),
     Claim(
         text="Coupled noise has the softmax's law",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dspark.core.draft import DraftRequest, Proposal, Rows
 from dspark.core.sampling import Sampling
+from dspark.model.ragged_target import judge_rows
 from dspark.model.sampling_rows import sampling_batch
 from dspark.verifier.target_port import Kv, Segment
 from dspark_kernels.sampling import choose_tokens
@@ -104,7 +105,7 @@ def toy_pair(vocab_size: int, length: int, *, seed: int, noise: float = 1.0) -> 
 
 
 class ToyTarget:
-    """A target whose KV is its tokens, in pages; it chooses by the kernels' coupled sampler."""
+    """A target whose KV is its tokens, in pages; it chooses by the serving path's samplers."""
 
     def __init__(self, pair: ToyPair, num_pages: int) -> None:
         self.pair = pair
@@ -133,6 +134,10 @@ class ToyTarget:
                 contexts.append((row + 1, int(before), int(last)))
                 samplings.append(part.sampling)
                 drafts.append(part.tokens[row + 1 - part.start] if row + 1 < stop else None)
+        if any(part.laws is not None for part in segments):
+            logits = torch.from_numpy(self.pair.target[tuple(np.array(contexts).T)])
+            positions = [position for position, _, _ in contexts]
+            return judge_rows(logits, list(zip(samplings, positions, strict=True)), segments)
         tokens = iter(self.chosen(contexts, samplings, drafts))
         return [tuple(next(tokens) for _ in range(part.choose)) for part in segments]
 
