@@ -50,7 +50,16 @@ class Kubelet:
             ready = [c for c in pod.status.conditions or [] if c.type == "Ready"]
             if ready and ready[0].status == "True":
                 continue
+            if pod.status.phase == "Succeeded":
+                continue
             now = pod.metadata.creationTimestamp
+            if (pod.metadata.labels or {}).get("job-name"):
+                self._pods.status.patch(
+                    name=pod.metadata.name, namespace=pod.metadata.namespace,
+                    body={"status": {"phase": "Succeeded"}},
+                    content_type="application/merge-patch+json",
+                )  # fmt: skip
+                continue
             condition = {"type": "Ready", "status": "True", "lastTransitionTime": now}
             self._pods.status.patch(
                 name=pod.metadata.name,

@@ -16,9 +16,10 @@ from dspark_operator.ask import Answer
 from dspark_operator.conditions import fails, merge
 from dspark_operator.document import Object, items, number, part, text
 from dspark_operator.hands import Hands, reason_of
-from dspark_operator.look import of_component, unschedulable
+from dspark_operator.look import key_of, of_component, unschedulable
 from dspark_operator.manifests import ray
 from dspark_operator.manifests.render import applicable, render
+from dspark_operator.pair import PairCheck, read_check
 from dspark_operator.rollout import Step, StepKind, next_step
 from dspark_operator.settings import drain_s, gateway_process
 from dspark_operator.spec.parse import Service, SpecError, parse_service
@@ -131,12 +132,21 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
     *plain, desired_ray = children
     taken, missing = applicable(plain, hands.cluster)
     live = eyes.children(service, hands.cluster)
-    refused = hands.bring_about(service, taken, live)
     live_ray = eyes.get(ray.API_VERSION, "RayService", service.namespace, service.name)
+    pods = eyes.pods(service)
+    first = of_component(taken, names.PAIR_CHECK)
+    refused = hands.bring_about(service, first, live)
+    jobs = [child for child in first if child["kind"] == "Job"]
+    check = PairCheck()
+    if jobs:
+        check = read_check(jobs[0], live.get(key_of(jobs[0])), pods)
+    if check.step is None:
+        refused += hands.bring_about(service, [c for c in taken if c not in first], live)
+        hands.prune(service, taken, live)
     if refused:
         step = Step(kind=StepKind.HOLD, reason="Refused", message="; ".join(refused))
     else:
-        step = _ray_step(hands, service, desired_ray, live_ray)
+        step = check.step or _ray_step(hands, service, desired_ray, live_ray)
     gateway = live.get(("Deployment", names.child(service, names.GATEWAY)))
     answer = (
         hands.ask_fleet(hands.url(service)) if gateway is not None else Answer(problem="no gateway")
@@ -147,7 +157,7 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
         gateway=gateway,
         fleet=answer.fleet,
         fleet_problem=answer.problem,
-        unschedulable=unschedulable(eyes.pods(service)),
+        unschedulable=unschedulable(pods),
         missing_kinds=tuple(missing),
     )
     return _with_first_token(hands, service, seen, before)

@@ -71,7 +71,7 @@ class Hands:
     def bring_about(
         self, service: Service, desired: list[Object], live: dict[Key, Object]
     ) -> list[str]:
-        """Write the children that differ, delete those no longer wanted; return the refusals."""
+        """Write the children that differ; return the refusals."""
         refused = []
         for child in desired:
             current = live.get(key_of(child))
@@ -86,9 +86,12 @@ class Hands:
                 if error.status not in _REFUSALS:
                     raise
                 refused.append(f"{' '.join(key_of(child))}: {reason_of(error)}")
+        return refused
+
+    def prune(self, service: Service, desired: list[Object], live: dict[Key, Object]) -> None:
+        """Delete the children that are no longer wanted."""
         for child in unwanted(live, desired, service.uid):
             self.delete(child)
-        return refused
 
     def apply(self, manifest: Object) -> None:
         """Write one object under our field manager."""

@@ -8,7 +8,18 @@ import typer
 # typer carries its own click and does not export the base of its usage errors.
 from typer._click.exceptions import UsageError
 
-from dspark.cli import bench, demo, generate, settings, stack_commands, status, talk, train
+from dspark.cli import (
+    bench,
+    demo,
+    generate,
+    kubernetes,
+    pair,
+    settings,
+    stack_commands,
+    status,
+    talk,
+    train,
+)
 
 app = typer.Typer(
     name="dspark",
@@ -29,6 +40,8 @@ app.command("generate")(generate.generate)
 app.command("profile")(generate.profile)
 app.command("bench")(bench.bench)
 app.command("config")(settings.config)
+app.command("check-pair")(pair.check_pair)
+app.add_typer(kubernetes.app, name="k8s")
 app.add_typer(train.app, name="train")
 app.command("calibrate")(train.calibrate)
 app.command("eval")(train.evaluate)
