@@ -1,7 +1,11 @@
 """Where a pace's seconds pass: in real time, or on paper."""
 
 import time
+from contextlib import AbstractContextManager
 from typing import Protocol
+
+Device = AbstractContextManager[object]
+"""Held while a step passes: engines that share one take turns on it."""
 
 
 class PaceClock(Protocol):

@@ -1,6 +1,7 @@
 """A paced drafter, for one thread at a time."""
 
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from dspark.config.paced import EnginePace
 from dspark.core.draft import DraftRequest, Proposal, Rows
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.sampling import Sampling
-from dspark.paced.clock import PaceClock, RealClock
+from dspark.paced.clock import Device, PaceClock, RealClock
 from dspark.paced.text import PacedText
 
 
@@ -23,13 +24,21 @@ class PacedDrafter:
     """Sleeps its steps; drafts are right as often as their confidences say."""
 
     def __init__(
-        self, text: PacedText, pace: EnginePace, *, gamma: int, dilation: float, max_sessions: int
+        self,
+        text: PacedText,
+        pace: EnginePace,
+        *,
+        gamma: int,
+        dilation: float,
+        max_sessions: int,
+        device: Device | None = None,
     ) -> None:
         self._text = text
         self._pace = pace
         self._gamma = gamma
         self._dilation = dilation
         self._max_sessions = max_sessions
+        self._device = device or nullcontext()
         self._sessions: dict[Hashable, _Session] = {}
         self.clock: PaceClock = RealClock()
 
@@ -60,13 +69,14 @@ class PacedDrafter:
 
     def draft(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         """Draft a block for each when its time has passed."""
-        began_s = self.clock.now()
-        proposals = [self._proposal(request) for request in requests]
         step_s = self._pace.step_seconds(
             tokens=len(requests) * self._gamma,
             context_tokens=sum(request.base_length for request in requests),
         )
-        self.clock.wait_until(began_s + self._dilation * step_s)
+        with self._device:
+            began_s = self.clock.now()
+            proposals = [self._proposal(request) for request in requests]
+            self.clock.wait_until(began_s + self._dilation * step_s)
         return proposals
 
     def close(self, key: Hashable) -> None:

@@ -7,13 +7,15 @@ from dspark.config.paced import PacedSettings
 from dspark.core.curve import Curve
 from dspark.model.pair import PairIdentity, read_pair
 from dspark.model.target_folder import TargetInfo, local_folder, read_sizes
-from dspark.paced.clock import PaperClock
+from dspark.paced.clock import Device, PaperClock
 from dspark.paced.drafter import PacedDrafter
 from dspark.paced.target import PacedTarget
 from dspark.paced.text import PacedText
 
 
-def load_paced_target(model: ModelSettings) -> tuple[PairIdentity, PacedTarget]:
+def load_paced_target(
+    model: ModelSettings, *, device: Device | None = None
+) -> tuple[PairIdentity, PacedTarget]:
     """Make a paced target; raises what `read_pair` raises."""
     pace = _paced(model)
     sizes = read_sizes(local_folder(model.target, what="target"))
@@ -24,12 +26,13 @@ def load_paced_target(model: ModelSettings) -> tuple[PairIdentity, PacedTarget]:
         hidden_size=sizes.hidden_size,
         rows_dtype=model.rows_dtype,
         max_context_tokens=sizes.max_context_tokens,
+        device=device,
     )
     return read_pair(model.target, model.drafter), target
 
 
 def load_paced_drafter(
-    model: ModelSettings, *, max_sessions: int
+    model: ModelSettings, *, max_sessions: int, device: Device | None = None
 ) -> tuple[PairIdentity, PacedDrafter]:
     """Make a paced drafter; raises what `read_pair` raises."""
     pace = _paced(model)
@@ -40,6 +43,7 @@ def load_paced_drafter(
         gamma=identity.block_size,
         dilation=pace.dilation,
         max_sessions=max_sessions,
+        device=device,
     )
     return identity, drafter
 

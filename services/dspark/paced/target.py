@@ -1,6 +1,7 @@
 """A paced target: prefill's and the verifier's, for one thread at a time."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from dspark.config.paced import EnginePace
 from dspark.core.draft import Rows
 from dspark.core.sampling import Sampling
 from dspark.model.ragged_target import ChoosingSegment
-from dspark.paced.clock import PaceClock, RealClock
+from dspark.paced.clock import Device, PaceClock, RealClock
 from dspark.paced.text import PacedText
 
 
@@ -28,6 +29,7 @@ class PacedTarget:
         hidden_size: int,
         rows_dtype: str,
         max_context_tokens: int,
+        device: Device | None = None,
     ) -> None:
         self._text = text
         self._pace = pace
@@ -36,6 +38,7 @@ class PacedTarget:
         # Numpy has no bfloat16: its bits travel as uint16.
         self._rows_dtype = np.dtype("uint16" if rows_dtype == "bfloat16" else rows_dtype)
         self._max_context_tokens = max_context_tokens
+        self._device = device or nullcontext()
         self.clock: PaceClock = RealClock()
 
     @property
@@ -50,13 +53,14 @@ class PacedTarget:
 
     def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
         """Answer a ragged batch when its time has passed."""
-        began_s = self.clock.now()
-        chosen = [self._chosen(part) for part in segments]
-        self._pass(
-            began_s,
-            tokens=sum(len(part.tokens) for part in segments),
-            context_tokens=sum(part.start for part in segments),
-        )
+        with self._device:
+            began_s = self.clock.now()
+            chosen = [self._chosen(part) for part in segments]
+            self._pass(
+                began_s,
+                tokens=sum(len(part.tokens) for part in segments),
+                context_tokens=sum(part.start for part in segments),
+            )
         return chosen
 
     def run(
