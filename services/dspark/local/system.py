@@ -14,15 +14,18 @@ from dspark.core.curve import Curve
 from dspark.core.draft import Rows
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.logits import TokenLogprobs
 from dspark.core.pages import PageAllocator
 from dspark.core.session import FinishReason
 from dspark.drafter.engine import DrafterEngine
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.local.memory_port import MemoryPort
+from dspark.model.grammar import Grammars
 from dspark.model.pair import load_pair
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.serving import curve_version, set_threads
+from dspark.model.target_folder import local_folder
 from dspark.verifier.budget_cell import BudgetCell, FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
@@ -64,23 +67,31 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The end of a local generation."""
+    """The end of a local generation; ``logprobs`` has one entry a token if it asked for them."""
 
     reason: FinishReason
     stats: GenerationStats
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class _QueueSink:
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[tuple[int, ...] | Ended | str] = queue.SimpleQueue()
+        self.logprobs: list[TokenLogprobs] = []
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        self.logprobs.extend(logprobs)
         self.events.put(tokens)
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
-        self.events.put(Ended(reason=reason, stats=stats))
+        self.events.put(Ended(reason=reason, stats=stats, logprobs=tuple(self.logprobs)))
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
         self.events.put(message)
 
 
@@ -109,7 +120,10 @@ class LocalSystem:
         )
         self.vocab_size = pair.identity.vocab_size
         self.eos_token_ids = pair.target.eos_token_ids
-        self._target = RaggedTarget(pair.target)
+        self._target = RaggedTarget(
+            pair.target,
+            Grammars.of_folder(local_folder(model.target, what="target"), self.vocab_size),
+        )
         self._speculation = speculation
         self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self._port = MemoryPort(self._inbox.put)
