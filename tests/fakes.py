@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.draft import DraftRequest, Proposal, Rows
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling
 from dspark.verifier.target_port import Segment
 
@@ -85,7 +86,13 @@ class FakeTarget:
             return None
         return np.array(self._context(pages, start + len(tokens)), dtype=np.float32)
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         assert len(logits) == position
         return next_token([int(token) for token in logits], sampling)
 

@@ -9,6 +9,7 @@ from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.logits import TokenLogprobs
 from dspark.core.pages import PageAllocator
 from dspark.core.session import FinishReason
 from dspark.drafter.engine import DrafterEngine
@@ -32,11 +33,19 @@ class Collected:
         self.reason: FinishReason | None = None
         self.stats: GenerationStats | None = None
         self.error: str | None = None
+        self.logprobs: list[TokenLogprobs] = []
+        self.anywhere = False
         self.done = threading.Event()
         self.some = threading.Event()
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
         self.tokens.extend(tokens)
+        self.logprobs.extend(logprobs)
         if len(self.tokens) > 8:
             self.some.set()
 
@@ -44,8 +53,8 @@ class Collected:
         self.reason, self.stats = reason, stats
         self.done.set()
 
-    def fail(self, message: str) -> None:
-        self.error = message
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
+        self.error, self.anywhere = message, anywhere
         self.done.set()
 
     def wait(self) -> "Collected":

@@ -11,9 +11,11 @@ from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
 from dspark.drafter.engine import BlockModel
 from dspark.drafter.profile import profile as profile_drafter
+from dspark.model.grammar import Grammars
 from dspark.model.pair import load_pair
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.serving import curve_version, device_name
+from dspark.model.target_folder import local_folder
 from dspark.paced.load import load_paced_drafter, load_paced_target, profiled_on_paper
 from dspark.verifier.profile import profile as profile_target
 from dspark.verifier.target_port import Target
@@ -74,7 +76,10 @@ def load_local_pair(
         max_batch_tokens=settings.max_batch_tokens,
         min_accepted_length=model.min_accepted_length,
     )
-    target = RaggedTarget(pair.target)
+    target = RaggedTarget(
+        pair.target,
+        Grammars.of_folder(local_folder(model.target, what="target"), pair.identity.vocab_size),
+    )
     digest = pair.identity.target_digest
     return LocalPair(
         target=target,

@@ -13,6 +13,7 @@ from dspark.core.curve import Curve
 from dspark.core.draft import Rows
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.logits import TokenLogprobs
 from dspark.core.pages import PageAllocator
 from dspark.core.session import FinishReason
 from dspark.drafter.engine import DrafterEngine
@@ -61,23 +62,31 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The end of a local generation."""
+    """The end of a local generation; ``logprobs`` has one entry a token if it asked for them."""
 
     reason: FinishReason
     stats: GenerationStats
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class _QueueSink:
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[tuple[int, ...] | Ended | str] = queue.SimpleQueue()
+        self.logprobs: list[TokenLogprobs] = []
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        self.logprobs.extend(logprobs)
         self.events.put(tokens)
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
-        self.events.put(Ended(reason=reason, stats=stats))
+        self.events.put(Ended(reason=reason, stats=stats, logprobs=tuple(self.logprobs)))
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
         self.events.put(message)
 
 

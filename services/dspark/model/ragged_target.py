@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from dspark.core.draft import Rows
 from dspark.core.draft_laws import DraftLaws
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling
 from dspark.model.batch import RaggedBatch, Segment
+from dspark.model.grammar import Grammars
 from dspark.model.sampling_rows import sampling_batch
+from dspark.model.session_logits import SessionLogits
 from dspark.model.target import TargetRunner
 from dspark_kernels.rejection_step import decide
 from dspark_kernels.sampling import choose_tokens
@@ -49,12 +53,22 @@ class ChoosingSegment(Protocol):
     def laws(self) -> DraftLaws | None:
         """What the tokens after the first were drawn from, if they are judged by rejection."""
 
+    @property
+    def processor(self) -> LogitsProcessor | None:
+        """What is done to the chosen rows' logits first."""
+
 
 class RaggedTarget:
-    """A ``TargetRunner`` that chooses tokens; for one thread at a time."""
+    """A ``TargetRunner`` that chooses tokens; for one thread at a time.
 
-    def __init__(self, runner: TargetRunner) -> None:
+    Args:
+        runner: The model.
+        grammars: For structured output; None refuses it.
+    """
+
+    def __init__(self, runner: TargetRunner, grammars: Grammars | None = None) -> None:
         self._runner = runner
+        self._grammars = grammars
 
     @property
     def vocab_size(self) -> int:
@@ -65,6 +79,14 @@ class RaggedTarget:
     def max_context_tokens(self) -> int:
         """Longest sequence."""
         return self._runner.max_context_tokens
+
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        """Return what a generation does to its logits (any thread).
+
+        Raises:
+            ValueError: See SessionLogits.
+        """
+        return SessionLogits(generation, self.vocab_size, self._grammars)
 
     def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
         """Run one ragged forward; return each segment's chosen tokens.
@@ -112,10 +134,18 @@ class RaggedTarget:
         logits: NDArray[np.float32] = output.logits[-1].float().cpu().numpy()
         return logits
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         """Choose the token at ``position`` from logits [vocab] computed elsewhere."""
-        row = torch.from_numpy(np.array(logits, dtype=np.float32)).unsqueeze(0)
-        return _choose(row, [(sampling, position)])[0]
+        row = np.array(logits, dtype=np.float32)[None]
+        if processor is not None:
+            row = processor.process(row, ())
+        return _choose(torch.from_numpy(row), [(sampling, position)])[0]
 
     def rows(self, pages: Sequence[int], start: int, stop: int) -> Rows:
         """Return kept context rows [stop - start, hidden]."""
@@ -159,6 +189,8 @@ def judge_rows(
         rows: How each row is sampled, and the position of the token after it.
         segments: What was run.
     """
+    if any(part.processor is not None for part in segments):
+        logits = _processed(logits, segments)
     chosen_rows: list[int] = []
     judged_rows: list[int] = []
     first = 0
@@ -183,3 +215,19 @@ def judge_rows(
         tuple(itertools.islice(chosen, part.choose)) if part.laws is None else next(judged)
         for part in segments
     ]
+
+
+def _processed(logits: torch.Tensor, segments: Sequence[ChoosingSegment]) -> torch.Tensor:
+    """The rows as the segments' processors leave them, [N, V] on the CPU."""
+    raw: NDArray[np.float32] = logits.float().cpu().numpy()
+    parts = []
+    first = 0
+    for part in segments:
+        rows = raw[first : first + part.choose]
+        first += part.choose
+        if part.processor is not None and part.choose:
+            # A prompt's last row, the only one chosen there, follows no draft.
+            drafts = part.tokens[1:] if part.choose == len(part.tokens) else ()
+            rows = part.processor.process(rows, drafts)
+        parts.append(rows)
+    return torch.from_numpy(np.concatenate(parts))

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from dspark.config.paced import EnginePace
 from dspark.core.draft import Rows
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling
 from dspark.model.ragged_target import ChoosingSegment
 from dspark.paced.clock import Device, PaceClock, RealClock
@@ -51,6 +53,13 @@ class PacedTarget:
         """Longest sequence."""
         return self._max_context_tokens
 
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        """Refuse: there are no logits to process."""
+        raise ValueError(
+            "a paced model has no logits: penalties, logit_bias, logprobs and response_format "
+            "need a model that computes"
+        )
+
     def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
         """Answer a ragged batch when its time has passed."""
         with self._device:
@@ -74,7 +83,13 @@ class PacedTarget:
         logits[tokens[-1]] = 1.0
         return logits
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         """Choose the token at ``position`` after the one that ``logits`` mark."""
         return self._text.next_token(int(logits.argmax()), position, sampling)
 

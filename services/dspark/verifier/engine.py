@@ -129,12 +129,17 @@ class VerifierEngine:
         if self._thread.is_alive():
             self._thread.join(timeout=30.0)
 
+    def prepare(self, generation: Generation) -> None:
+        """Do what makes ``submit`` of a grammar slow; raise ValueError where it is none."""
+        self._target.processor(generation)
+
     def submit(self, generation: Generation, sink: Sink) -> SessionId:
         """Take a generation.
 
         Raises:
             NeverFits: It could not run here even alone.
             Overloaded: Too many are waiting already.
+            ValueError: It asks for what this target cannot do.
         """
         total = generation.total_tokens
         pages = self.intake.pages
@@ -148,13 +153,22 @@ class VerifierEngine:
         highest = max(*generation.prompt, *generation.committed, 0)
         if highest >= self._target.vocab_size:
             raise ValueError(f"token {highest} is outside 0..{self._target.vocab_size - 1}")
+        processor = self._target.processor(generation) if generation.wants_processor else None
         with self._lock:
             if self._num_open >= self._settings.max_sessions + self._settings.max_waiting:
                 raise Overloaded(f"{self._num_open} sessions are open or waiting already")
             self._num_open += 1
         session = SessionId(next(self._ids))
         now_s = self._clock()
-        self.post(Submitted(session=session, generation=generation, sink=sink, arrived_s=now_s))
+        self.post(
+            Submitted(
+                session=session,
+                generation=generation,
+                sink=sink,
+                arrived_s=now_s,
+                processor=processor,
+            )
+        )
         if self._ended:
             self._refuse_rest()
         return session

@@ -17,11 +17,13 @@ from dspark.core.pages import PageAllocator
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.drafting.links import DrafterLinks
+from dspark.model.grammar import Grammars
 from dspark.model.pair import PairIdentity, load_drafter_side, load_target
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.self_check import check_pair
 from dspark.model.serving import compatibility, curve_version, device_name, set_threads
 from dspark.model.target import TargetRunner
+from dspark.model.target_folder import local_folder
 from dspark.paced.load import load_paced_target, profiled_on_paper
 from dspark.paced.target import PacedTarget
 from dspark.rpc.handshake import Greeter
@@ -186,7 +188,12 @@ class VerifierReplica:
             max_batch_tokens=self._settings.max_batch_tokens,
         )
         self._check_pair(runner)
-        target = RaggedTarget(runner)
+        target = RaggedTarget(
+            runner,
+            Grammars.of_folder(
+                local_folder(self._model.target, what="target"), identity.vocab_size
+            ),
+        )
         if not self._settings.profile_at_start:
             return identity, target, None
         began_s = time.monotonic()

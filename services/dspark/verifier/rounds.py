@@ -7,6 +7,7 @@ from dspark.core.budget import OFF
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock
 from dspark.core.ids import SessionId
+from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason, Phase
 from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
@@ -73,7 +74,8 @@ class Rounds:
             (), (token,), stop_tokens=session.generation.stop_tokens, remaining=session.remaining
         )
         self._commit(session, verdict.committed, verdict.finish)
-        if verdict.finish is None and self._desk is not None and session.generation.speculate:
+        going = session.phase is Phase.DECODING
+        if going and self._desk is not None and session.generation.speculate:
             self._desk.open(session.id, session.generation.sampling, rows)
 
     def step(
@@ -178,10 +180,17 @@ class Rounds:
     def _commit(
         self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
     ) -> None:
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        if session.processor is not None:
+            if session.processor.failure is not None:
+                session.sink.fail(session.processor.failure, anywhere=True)
+                self._ended(session, Phase.CANCELLED)
+                return
+            logprobs = session.processor.commit(tokens)
         session.tokens.extend(tokens)
         if self._desk is not None:
             session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
-        session.sink.commit(tokens, session.stats)
+        session.sink.commit(tokens, session.stats, logprobs)
         metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
         if finish is not None:
             session.sink.finish(finish, session.stats)
