@@ -8,7 +8,7 @@ these checks with chance 1e-4.
 
 import itertools
 import queue
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from math import sqrt
 
 import numpy as np
@@ -22,6 +22,7 @@ from dspark.core.draft import DraftRequest, Proposal, Rows
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.generation import Generation
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.logits import NO_RULES, LogitRules, LogitsProcessor
 from dspark.core.pages import PageAllocator
 from dspark.core.sampling import Sampling, SamplingMode
 from dspark.drafter.engine import DrafterEngine
@@ -30,6 +31,7 @@ from dspark.drafting.desk import DraftDesk
 from dspark.local.memory_port import MemoryPort
 from dspark.model.ragged_target import judge_rows
 from dspark.model.sampling_rows import sampling_batch
+from dspark.model.session_logits import SessionLogits
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
@@ -49,13 +51,21 @@ DRAFTER = torch.from_numpy(np.random.default_rng(2).normal(size=(V, V, V)).astyp
 CONFIDENCE = np.random.default_rng(3).choice([0.3, 0.6, 1.0, 1.0], size=V)
 
 
+MakeProcessor = Callable[[Generation], LogitsProcessor]
+
+
+def by_its_rules(generation: Generation) -> LogitsProcessor:
+    return SessionLogits(generation, V, None)
+
+
 class ToyTarget:
     """Logits by the last two tokens; its KV is the tokens."""
 
     vocab_size, max_context_tokens = V, 4096
 
-    def __init__(self, num_pages: int) -> None:
+    def __init__(self, num_pages: int, make_processor: MakeProcessor) -> None:
         self._kv = np.zeros((num_pages, PAGE), dtype=np.int64)
+        self.processor = make_processor
 
     def _context(self, pages: Sequence[int], stop: int) -> list[int]:
         context: list[int] = self._kv[list(pages)].reshape(-1)[:stop].tolist()
@@ -175,10 +185,12 @@ def outputs(
     temperature: float = 1.0,
     mode: SamplingMode = SamplingMode.REJECTION,
     sessions: int = SESSIONS,
+    rules: LogitRules = NO_RULES,
+    make_processor: MakeProcessor = by_its_rules,
 ) -> list[Collected]:
     """Run sessions of seeds 0, 1, ... through the engines."""
     num_pages = 256
-    target = ToyTarget(num_pages)
+    target = ToyTarget(num_pages, make_processor)
     inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
     port = MemoryPort(inbox.put)
     engine: VerifierEngine
@@ -215,7 +227,11 @@ def outputs(
     for seed, sink in enumerate(sinks):
         sampling = Sampling(temperature=temperature, seed=seed, mode=mode)
         generation = Generation(
-            request_id="r", prompt=PROMPT, max_new_tokens=LENGTH, sampling=sampling
+            request_id="r",
+            prompt=PROMPT,
+            max_new_tokens=LENGTH,
+            sampling=sampling,
+            rules=rules,
         )
         engine.submit(generation, sink)
     engine.start()
