@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.draft import DraftRequest, Proposal, Rows
-from dspark.core.logits import LogitsProcessor
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor, TokenLogprobs
 from dspark.core.sampling import Sampling
 from dspark.verifier.target_port import Segment
 
@@ -36,6 +37,27 @@ def continuation(prompt: Sequence[int], count: int, sampling: Sampling) -> list[
     return tokens[len(prompt) :]
 
 
+class FakeProcessor:
+    """Changes nothing, reports each token's negative as its log-probability, and may give up."""
+
+    def __init__(self, gives_up_after: int) -> None:
+        self._left = gives_up_after
+
+    @property
+    def failure(self) -> str | None:
+        return None if self._left > 0 else "the grammar cannot be followed"
+
+    def useful_drafts(self, drafts: Sequence[int], *, judged_by_rejection: bool) -> int:
+        return len(drafts)
+
+    def process(self, logits: NDArray[np.float32], drafts: Sequence[int]) -> NDArray[np.float32]:
+        return logits
+
+    def commit(self, tokens: Sequence[int]) -> tuple[TokenLogprobs, ...]:
+        self._left -= len(tokens)
+        return tuple(TokenLogprobs(logprob=-float(token), top=((token, -1.0),)) for token in tokens)
+
+
 class FakeTarget:
     """A target whose KV is its tokens."""
 
@@ -44,6 +66,7 @@ class FakeTarget:
         self._kv = np.full((num_pages, PAGE_TOKENS), -1, dtype=np.int64)
         self._max_context_tokens = max_context_tokens
         self.steps: list[tuple[int, int]] = []
+        self.gives_up_after = 1_000_000
 
     @property
     def vocab_size(self) -> int:
@@ -52,6 +75,9 @@ class FakeTarget:
     @property
     def max_context_tokens(self) -> int:
         return self._max_context_tokens
+
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        return FakeProcessor(self.gives_up_after)
 
     def _context(self, pages: Sequence[int], stop: int) -> list[int]:
         flat = self._kv[list(pages)].reshape(-1)[:stop].tolist()

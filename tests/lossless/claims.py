@@ -40,6 +40,7 @@ _REJECTION_STEP = "tests/kernels/test_rejection_step.py"
 _REJECTION_ENGINES = HERE + "test_rejection_engines.py"
 _COUPLED = HERE + "test_coupled_law.py"
 _BYTES = HERE + "test_bytes.py"
+_RULES = HERE + "test_rules.py"
 _ADMISSION = "tests/core/test_admission.py"
 _SAMPLING = "tests/kernels/test_sampling.py"
 _ENGINE = "tests/verifier/test_engine.py"
@@ -210,6 +211,35 @@ CLAIMS: tuple[Claim, ...] = (
             "test_they_are_with_every_drafter_under_every_schedule",
         ),
         controls=_in(_BYTES, "test_control_a_target_that_looks_at_the_batch_or_the_drafts_is_seen"),
+    ),
+    Claim(
+        text="The same tokens under penalties, bias and grammars",
+        tests=(
+            *_in(_RULES, "test_rules_give_the_same_tokens_with_speculation_on_off_and_capped"),
+            *_in(
+                "tests/model/test_session_logits.py",
+                "test_a_block_is_processed_as_plain_decoding_would",
+                "test_a_block_leaves_no_trace",
+                "test_all_rules_equal_a_plain_reference",
+            ),
+            *_in("tests/model/test_grammar.py", "test_every_output_that_ends_fits_its_grammar"),
+        ),
+        controls=_in(_RULES, "test_control_rules_that_do_not_advance_along_the_draft_are_seen"),
+        statistic="exact: equal",
+    ),
+    Claim(
+        text="Penalties and grammars keep the law judged by rejection",
+        tests=_in(
+            _RULES,
+            "test_penalties_keep_the_law_judged_by_rejection",
+            "test_a_grammar_keeps_the_law_judged_by_rejection",
+            "test_grammars_are_followed_where_drafts_are_judged_by_rejection",
+        ),
+        controls=_in(
+            _RULES,
+            "test_control_penalties_of_the_committed_tokens_alone_bend_the_law",
+            "test_control_leaving_out_the_forbidden_draft_bends_the_law",
+        ),
     ),
     Claim(
         text="The same tokens when a drafter is killed or a stream moves",

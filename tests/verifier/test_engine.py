@@ -75,6 +75,34 @@ def test_a_stop_token_ends_the_generation_and_is_its_last_token() -> None:
         assert sink.reason is FinishReason.STOP
 
 
+def test_logprobs_come_with_the_tokens_that_are_committed() -> None:
+    expected = continuation([5, 6], 60, GREEDY)
+    stop = expected[23]
+    with running(System()) as system:
+        system.add_drafter("d1")
+        sink = system.generate(
+            ask([5, 6], 60, stop_tokens=frozenset({stop}), top_logprobs=1)
+        ).wait()
+        assert [-each.logprob for each in sink.logprobs] == sink.tokens
+        assert system.generate(ask([5, 6])).wait().logprobs == []
+
+
+def test_a_grammar_that_cannot_be_followed_ends_its_own_session_only() -> None:
+    with running(System()) as system:
+        system.add_drafter("d1")
+        system.target.gives_up_after = 9
+        free = system.engine.intake.pages.free_pages
+        bad = system.generate(ask([1, 2], top_logprobs=0))
+        good = system.generate(ask([5, 6]))
+        assert bad.wait().error == "the grammar cannot be followed"
+        assert bad.anywhere
+        assert len(bad.tokens) >= 9
+        assert bad.tokens == continuation([1, 2], len(bad.tokens), GREEDY)
+        assert good.wait().tokens == continuation([5, 6], 40, GREEDY)
+        assert system.engine.num_open == 0
+        assert system.engine.intake.pages.free_pages == free
+
+
 def test_a_resumed_generation_continues_where_it_stopped() -> None:
     sampling = Sampling(temperature=1.0, seed=3)
     expected = continuation([9, 9], 50, sampling)

@@ -59,20 +59,6 @@ class Speculation(Body):
     """How drafts are judged; null for coupled where there is a seed, else as deployed."""
 
 
-class PlainText(Body):
-    """``response_format`` of any text."""
-
-    type: Literal["text"]
-    """Nothing is asked of the output."""
-
-
-class JsonObject(Body):
-    """``response_format`` of any JSON object."""
-
-    type: Literal["json_object"]
-    """The output is a JSON object."""
-
-
 class JsonSchema(Body):
     """A schema with its name."""
 
@@ -86,13 +72,13 @@ class JsonSchema(Body):
     """Accepted; the schema is followed in any case."""
 
 
-class JsonSchemaFormat(Body):
-    """``response_format`` of JSON that fits a schema."""
+class ResponseFormat(Body):
+    """``response_format``."""
 
-    type: Literal["json_schema"]
-    """The output is JSON that fits the schema."""
-    json_schema: JsonSchema
-    """The schema."""
+    type: Literal["text", "json_object", "json_schema"]
+    """Any text, any JSON object, or JSON that fits a schema."""
+    json_schema: JsonSchema | None = None
+    """The schema, with that type."""
 
 
 class StructuredOutputs(Body):
@@ -130,9 +116,7 @@ class GenerationBody(Body):
     """vLLM's and Hugging Face's: shrinks logits of tokens in prompt or output; 1 for none."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
     """Token id (written as a string) to what is added to its logit."""
-    response_format: (
-        Annotated[PlainText | JsonObject | JsonSchemaFormat, Field(discriminator="type")] | None
-    ) = None
+    response_format: ResponseFormat | None = None
     """What the output must be."""
     structured_outputs: StructuredOutputs | None = None
     """vLLM's: the same, by a regular expression."""

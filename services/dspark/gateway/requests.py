@@ -13,8 +13,6 @@ from dspark.gateway.bodies import (
     ChatBody,
     CompletionBody,
     GenerationBody,
-    JsonObject,
-    JsonSchemaFormat,
     Message,
     Speculation,
 )
@@ -218,7 +216,13 @@ def _bias(body: GenerationBody, model: ServedModel) -> tuple[tuple[int, float], 
 def _grammar(body: GenerationBody, model: ServedModel) -> Grammar | None:
     """What the output must follow, checked as the verifier will read it."""
     form = body.response_format
-    constrained = isinstance(form, JsonObject | JsonSchemaFormat)
+    schema = None if form is None else form.json_schema
+    if form is not None and (schema is not None) != (form.type == "json_schema"):
+        raise invalid(
+            "response_format.json_schema",
+            "a schema belongs to the type 'json_schema', and only there",
+        )
+    constrained = form is not None and form.type != "text"
     if not constrained and body.structured_outputs is None:
         return None
     param = "response_format" if constrained else "structured_outputs"
@@ -229,8 +233,8 @@ def _grammar(body: GenerationBody, model: ServedModel) -> Grammar | None:
     if not model.stop_token_ids:
         raise unsupported(param, "needs a model with an end-of-text token")
     kind, text = GrammarKind.JSON_SCHEMA, _ANY_OBJECT
-    if isinstance(form, JsonSchemaFormat):
-        text = json.dumps(form.json_schema.schema_)
+    if schema is not None:
+        text = json.dumps(schema.schema_)
     elif body.structured_outputs is not None:
         kind, text = GrammarKind.REGEX, body.structured_outputs.regex
     try:

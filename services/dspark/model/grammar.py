@@ -33,12 +33,17 @@ class GrammarMatcher:
 
     def commit(self, tokens: Sequence[int]) -> None:
         """Go on after these tokens."""
-        if not self._matcher.consume_tokens(self._before_stop(tokens)):
+        before = self._before_stop(tokens)
+        if before and not self._matcher.consume_tokens(before):
             self._fail()
 
     def valid(self, drafts: Sequence[int]) -> int:
         """How many of these tokens may follow, up to the first one that may not."""
-        return max(0, self._matcher.validate_tokens(list(drafts)))
+        before = self._before_stop(drafts)
+        count = max(0, self._matcher.validate_tokens(before)) if before else 0
+        if count < len(before) or count == len(drafts):
+            return count
+        return count + int(self.masks(before)[-1, drafts[count]])
 
     def masks(self, drafts: Sequence[int]) -> NDArray[np.bool_]:
         """What may be chosen after each prefix of the drafts: [len(drafts) + 1, V].
