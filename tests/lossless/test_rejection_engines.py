@@ -64,14 +64,17 @@ class ToyTarget:
     def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         logits, rows = [torch.zeros(0, V)], []
         for part in segments:
-            for position, token in enumerate(part.tokens, part.start):
-                self._kv[part.pages[position // PAGE], position % PAGE] = token
+            self._write(part)
             stop = part.start + len(part.tokens)
             context = self._context(part.pages, stop)
             for row in range(stop - part.choose, stop):
                 logits.append(TARGET[context[row - 1], context[row]][None])
                 rows.append((part.sampling, row + 1))
         return judge_rows(torch.cat(logits), rows, segments)
+
+    def _write(self, part: Segment) -> None:
+        for position, token in enumerate(part.tokens, part.start):
+            self._kv[part.pages[position // PAGE], position % PAGE] = token
 
     def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
         raise NotImplementedError

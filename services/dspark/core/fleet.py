@@ -97,6 +97,9 @@ class LoadReport:
     mean_context_tokens: float = 0.0
     draft_round_s: float = 0.0
     connected_drafters: int = 0
+    guard_checks: int = 0
+    guard_violations: int = 0
+    guard_tripped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

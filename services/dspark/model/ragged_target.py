@@ -18,7 +18,7 @@ from dspark.core.sampling import Sampling
 from dspark.model.batch import RaggedBatch, Segment
 from dspark.model.sampling_rows import sampling_batch
 from dspark.model.target import TargetRunner
-from dspark_kernels.rejection_step import decide
+from dspark_kernels.rejection_step import decide, target_laws
 from dspark_kernels.sampling import choose_tokens
 
 
@@ -71,25 +71,24 @@ class RaggedTarget:
 
         A segment with laws gets its accepted drafts and the token after them.
         """
-        output = self._runner.forward(
-            RaggedBatch(
-                segments=[
-                    Segment(
-                        token_ids=part.tokens,
-                        start=part.start,
-                        block_table=part.pages,
-                        logits_from=len(part.tokens) - part.choose if part.choose else None,
-                    )
-                    for part in segments
-                ]
-            )
-        )
+        output = self._runner.forward(_batch(segments))
         rows = [
             (part.sampling, part.start + len(part.tokens) - part.choose + offset + 1)
             for part in segments
             for offset in range(part.choose)
         ]
         return judge_rows(output.logits, rows, segments)
+
+    def law(self, segment: ChoosingSegment) -> NDArray[np.float64]:
+        """Run one segment; return the law [vocab] that the token after its last row is drawn from.
+
+        The segment's ``choose`` is 1, and it is sampled, not greedy.
+        """
+        output = self._runner.forward(_batch([segment]))
+        position = segment.start + len(segment.tokens)
+        laws = target_laws(output.logits, sampling_batch([segment.sampling], [position]))
+        law: NDArray[np.float64] = laws[0]
+        return law
 
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
@@ -136,6 +135,20 @@ class RaggedTarget:
         self._runner.import_kv(pages, start, kv)
         if rows is not None:
             self._runner.import_rows(pages, start, rows)
+
+
+def _batch(segments: Sequence[ChoosingSegment]) -> RaggedBatch:
+    return RaggedBatch(
+        segments=[
+            Segment(
+                token_ids=part.tokens,
+                start=part.start,
+                block_table=part.pages,
+                logits_from=len(part.tokens) - part.choose if part.choose else None,
+            )
+            for part in segments
+        ]
+    )
 
 
 def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[int]:

@@ -27,6 +27,7 @@ from dspark.telemetry import metrics
 from dspark.verifier.budget_cell import BudgetCell
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
+from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile
 from dspark.verifier.service import VerifyService
@@ -92,9 +93,10 @@ class VerifierReplica:
             )
             desk = self._desk(self._links, target)
         self._cell = BudgetCell(curve_version="" if curve is None else curve.version)
+        pages = PageAllocator(self._settings.num_pages, self._model.page_tokens)
         self._engine = VerifierEngine(
             target,
-            PageAllocator(self._settings.num_pages, self._model.page_tokens),
+            pages,
             desk,
             self._prefill,
             self._cell,
@@ -103,6 +105,7 @@ class VerifierReplica:
             block_size=identity.block_size,
             model_name=self._model.name,
             hash_root=identity.target_digest.encode(),
+            guard=self._guard(target, pages) if desk is not None else None,
             inbox=self._inbox,
         )
         self._engine.start()
@@ -145,6 +148,16 @@ class VerifierReplica:
             await self._links.close()
         if self._prefill is not None:
             await self._prefill.close()
+
+    def _guard(self, target: RaggedTarget, pages: PageAllocator) -> Guard:
+        return Guard(
+            target,
+            pages,
+            self._settings.guard,
+            pool=self._settings.pool,
+            chunk_tokens=self._settings.prefill_chunk_tokens,
+            byte_stable=self._model.device == "cpu",
+        )
 
     def _desk(self, links: DrafterLinks, target: RaggedTarget) -> DraftDesk:
         drafting = self._settings.drafting
@@ -214,7 +227,7 @@ class VerifierReplica:
         assert cell is not None
         now_s = time.monotonic()
         sums, survivals, window_s = engine.window.take(now_s)
-        desk = engine.desk
+        desk, guard = engine.desk, engine.guard
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,
             "drafts": 0 if desk is None else desk.draft_bytes,
@@ -258,6 +271,9 @@ class VerifierReplica:
             mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
             draft_round_s=0.0 if desk is None else desk.round_trip_s,
             connected_drafters=0 if desk is None else desk.num_drafters,
+            guard_checks=0 if guard is None else guard.checks,
+            guard_violations=0 if guard is None else guard.violations,
+            guard_tripped=guard is not None and guard.tripped,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
         return report

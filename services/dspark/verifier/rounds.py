@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dspark.core.budget import OFF
+from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock
 from dspark.core.ids import SessionId
@@ -11,6 +11,7 @@ from dspark.core.session import FinishReason, Phase
 from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
+from dspark.verifier.guard import Guard
 from dspark.verifier.session import VerifierSession
 from dspark.verifier.step import VerifyStep, plan_step
 from dspark.verifier.target_port import Target
@@ -24,7 +25,7 @@ class BudgetSource(Protocol):
     """Where the budget is read, once a step."""
 
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
-        """Return K, ALL or OFF; None when there is no usable budget."""
+        """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
 
 
 class Rounds:
@@ -44,6 +45,7 @@ class Rounds:
         pool: str,
         model_name: str,
         clock: Callable[[], float],
+        guard: Guard | None,
         ended: Callable[[VerifierSession, Phase], None],
         prompt_done: Callable[[VerifierSession, int], None],
     ) -> None:
@@ -58,6 +60,7 @@ class Rounds:
         self._pool = pool
         self._model_name = model_name
         self._clock = clock
+        self._guard = guard
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
@@ -73,7 +76,8 @@ class Rounds:
             (), (token,), stop_tokens=session.generation.stop_tokens, remaining=session.remaining
         )
         self._commit(session, verdict.committed, verdict.finish)
-        if verdict.finish is None and self._desk is not None and session.generation.speculate:
+        drafts = session.generation.speculate and not self._disabled(None)
+        if verdict.finish is None and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
 
     def step(
@@ -82,11 +86,12 @@ class Rounds:
         """Run one target forward over these sessions and commit what it yields."""
         began_s = self._clock()
         blocks = self._take_drafts(decoding)
+        entry = self._entry(decoding, began_s)
         step = plan_step(
             decoding,
             prefilling,
-            blocks,
-            entry=self._entry(decoding, began_s),
+            {} if self._disabled(entry) else blocks,
+            entry=entry,
             curve=self._curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
@@ -128,6 +133,10 @@ class Rounds:
             metrics.BUDGET_TOKENS.labels(self._pool).set(entry)
         return entry
 
+    def _disabled(self, entry: int | None) -> bool:
+        """Whether speculation is switched off, here or for the pool: not even a probe is made."""
+        return entry == DISABLED or (self._guard is not None and self._guard.tripped)
+
     def _judge(
         self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
     ) -> list[tuple[float, ...]]:
@@ -144,6 +153,8 @@ class Rounds:
                 verdict = settle(
                     chosen[index], stop_tokens=stop_tokens, remaining=session.remaining
                 )
+            if self._guard is not None:
+                self._guard.judged(session, step.segments[index], len(verdict.committed))
             session.computed += verdict.accepted + 1
             session.stats.count(drafted=proposed, verified=len(drafts), accepted=verdict.accepted)
             sums.committed_tokens += len(verdict.committed)
@@ -189,7 +200,8 @@ class Rounds:
             return
         now_s = self._clock()
         self._num_requests += 1
-        if self._entry(going, now_s) == OFF and self._num_requests % _PROBE_EVERY:
+        entry = self._entry(going, now_s)
+        if self._disabled(entry) or (entry == OFF and self._num_requests % _PROBE_EVERY):
             return
         asks = [
             Ask(

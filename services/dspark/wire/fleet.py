@@ -175,6 +175,9 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         mean_context_tokens=report.mean_context_tokens,
         draft_round_seconds=report.draft_round_s,
         connected_drafters=report.connected_drafters,
+        guard_checks=report.guard_checks,
+        guard_violations=report.guard_violations,
+        guard_tripped=report.guard_tripped,
     )
 
 
@@ -205,6 +208,9 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         mean_context_tokens=message.mean_context_tokens,
         draft_round_s=message.draft_round_seconds,
         connected_drafters=message.connected_drafters,
+        guard_checks=message.guard_checks,
+        guard_violations=message.guard_violations,
+        guard_tripped=message.guard_tripped,
     )
 
 
