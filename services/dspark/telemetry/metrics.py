@@ -79,6 +79,11 @@ GUARD_EVIDENCE = _gauge(
     "Power of ten of the evidence that sampling by rejection is biased", "pool")  # fmt: skip
 GUARD_TRIPPED = _gauge("dspark_guard_tripped", "1 where the guard switched speculation off", "pool")
 
+CALIBRATION_ERROR = _gauge(
+    "dspark_draft_calibration_error_ratio",
+    "Expected calibration error of the confidences of verified positions, counted from 0",
+    "pool", "mode", "position")  # fmt: skip
+
 # Pools
 POOL_REPLICAS = _gauge(
     "dspark_pool_replicas", "Replicas by state: desired, ready, draining", "pool", "state"

@@ -25,6 +25,7 @@ from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.telemetry import metrics
 from dspark.verifier.budget_cell import BudgetCell
+from dspark.verifier.calibration import CalibrationGauge
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
 from dspark.verifier.guard import Guard
@@ -59,6 +60,7 @@ class VerifierReplica:
         self._cell: BudgetCell | None = None
         self._links: DrafterLinks | None = None
         self._prefill: PrefillLink | None = None
+        self._calibration: CalibrationGauge | None = None
         self._reported_bytes = {"rows": 0, "drafts": 0, "kv": 0}
         self._reported_outcomes: dict[str, int] = {}
 
@@ -92,6 +94,9 @@ class VerifierReplica:
                 reconnect_s=self._settings.drafting.reconnect_s,
             )
             desk = self._desk(self._links, target)
+            self._calibration = CalibrationGauge(
+                pool=self._settings.pool, gamma=identity.block_size
+            )
         self._cell = BudgetCell(curve_version="" if curve is None else curve.version)
         pages = PageAllocator(self._settings.num_pages, self._model.page_tokens)
         self._engine = VerifierEngine(
@@ -227,6 +232,8 @@ class VerifierReplica:
         assert cell is not None
         now_s = time.monotonic()
         sums, survivals, window_s = engine.window.take(now_s)
+        if self._calibration is not None:
+            self._calibration.update(engine.window.take_observed())
         desk, guard = engine.desk, engine.guard
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,

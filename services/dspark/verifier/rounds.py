@@ -7,10 +7,12 @@ from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock
 from dspark.core.ids import SessionId
+from dspark.core.observed import Observation
 from dspark.core.session import FinishReason, Phase
 from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
+from dspark.verifier.calibration import mode_of
 from dspark.verifier.guard import Guard
 from dspark.verifier.session import VerifierSession
 from dspark.verifier.step import VerifyStep, plan_step
@@ -98,7 +100,7 @@ class Rounds:
         )
         chosen = self._target.step(step.segments)
         sums = Sums(steps=1, batch_tokens=step.batch_tokens)
-        survivals = self._judge(step, chosen, sums)
+        survivals, observed = self._judge(step, chosen, sums)
         for (session, count), tokens in zip(
             step.prefilling, chosen[len(step.decoding) :], strict=True
         ):
@@ -108,7 +110,7 @@ class Rounds:
                 self._prompt_done(session, tokens[0])
         self._request(decoding)
         sums.step_s = self._clock() - began_s
-        self._window.step(sums=sums, survivals=survivals)
+        self._window.step(sums=sums, survivals=survivals, observed=observed)
         metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
         metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
 
@@ -139,9 +141,9 @@ class Rounds:
 
     def _judge(
         self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
-    ) -> list[tuple[float, ...]]:
-        """Commit every session's verdict; return the survivals of the rounds committed."""
-        survivals = []
+    ) -> tuple[list[tuple[float, ...]], list[tuple[str, Observation]]]:
+        """Commit every session's verdict; return survivals and outcomes of the rounds committed."""
+        survivals, observed = [], []
         for index, session in enumerate(step.decoding):
             drafts, proposed = step.drafts[index], step.proposed[index]
             stop_tokens = session.generation.stop_tokens
@@ -161,10 +163,18 @@ class Rounds:
             sums.context_tokens += len(session.tokens)
             sums.session_steps += 1
             self._count(drafts, proposed, verdict.accepted, sums)
+            if drafts:
+                known = min(len(verdict.committed), len(drafts))
+                observed.append(
+                    (
+                        mode_of(session.generation.sampling),
+                        (step.survivals[index], known, verdict.accepted),
+                    )
+                )
             if len(step.survivals[index]) == self._block_size:
                 survivals.append(step.survivals[index])
             self._commit(session, verdict.committed, verdict.finish)
-        return survivals
+        return survivals, observed
 
     def _count(self, drafts: tuple[int, ...], proposed: int, accepted: int, sums: Sums) -> None:
         if not proposed:
