@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from dspark.config.verifier import GuardSettings
+from dspark.core.budget import DISABLED, OFF
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import SessionId
 from dspark.core.pages import PageAllocator
 from dspark.core.sampling import Sampling
 from dspark.telemetry.metrics import REGISTRY
+from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.guard import Guard
 from dspark.verifier.session import VerifierSession
 from dspark.verifier.target_port import Segment
@@ -115,6 +117,15 @@ def test_a_session_under_way_stops_drafting_when_the_guard_trips() -> None:
         assert stats is not None
         assert stats.plain_steps > stats.drafted_steps
         assert sink.tokens == continuation([1, 2, 3], 400, GREEDY)
+
+
+@pytest.mark.parametrize(("entry", "asked"), [(DISABLED, False), (OFF, True)])
+def test_a_disabled_budget_makes_no_probes_where_off_makes_some(entry: int, asked: bool) -> None:
+    with running(System(budget=FixedBudget(entry))) as system:
+        drafter = system.add_drafter("d1")
+        sink = system.generate(ask(1, 400)).wait()
+        assert sink.tokens == continuation([1, 2, 3], 400, GREEDY)
+        assert bool(drafter.batches) == asked
 
 
 def test_where_bits_depend_on_the_batch_a_mismatch_is_counted_and_accuses_nobody() -> None:

@@ -228,9 +228,11 @@ class Guard:
         table = self._pages.reserve(len(candidate.tokens))
         if table is None:
             return None
+        generation = candidate.generation
+        right = tuple(candidate.tokens[len(generation.prompt) : candidate.checked])
         return VerifierSession(
             id=SessionId(0),
-            generation=replace(candidate.generation, speculate=False),
+            generation=replace(generation, committed=right, speculate=False),
             sink=_Nobody(),
             tokens=candidate.tokens[: candidate.checked],
             stats=GenerationStats(block_size=1),
