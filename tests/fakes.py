@@ -103,6 +103,11 @@ class FakeTarget:
             )
         return chosen
 
+    def law(self, segment: Segment) -> NDArray[np.float64]:
+        """The one true token has all the mass."""
+        ((token,),) = self.step([segment])
+        return np.eye(VOCAB)[token]
+
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
     ) -> NDArray[np.float32] | None:

@@ -38,6 +38,7 @@ _TWO = HERE + "test_two_sessions.py"
 _REJECTION = HERE + "test_rejection_law.py"
 _REJECTION_STEP = "tests/kernels/test_rejection_step.py"
 _REJECTION_ENGINES = HERE + "test_rejection_engines.py"
+_GUARD = HERE + "test_guard.py"
 _COUPLED = HERE + "test_coupled_law.py"
 _BYTES = HERE + "test_bytes.py"
 _RULES = HERE + "test_rules.py"
@@ -166,6 +167,24 @@ CLAIMS: tuple[Claim, ...] = (
             "tests/drafting/test_fences.py", "test_laws_that_could_draw_the_tokens_are_a_hit"
         ),
         statistic="exact: malformed",
+    ),
+    Claim(
+        text="The online guard accuses who is wrong, and nobody else",
+        tests=_in(
+            _GUARD,
+            "test_an_honest_verifier_is_not_accused",
+            "test_coupled_and_greedy_requests_are_compared_token_by_token",
+            "test_a_repeated_seed_is_used_once",
+            "test_the_law_of_a_plain_step_is_the_softmax",
+        ),
+        controls=_in(
+            _GUARD,
+            "test_wrong_acceptance_is_caught_and_speculation_ends",
+            "test_a_drafter_that_lies_about_its_law_is_caught",
+            "test_coupled_and_greedy_requests_are_compared_token_by_token",
+        ),
+        n="540 requests, 16,200 tokens",
+        statistic="betting martingale below 10^6",
     ),
     Claim(
         text="Coupled noise has the softmax's law",

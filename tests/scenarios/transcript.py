@@ -14,7 +14,7 @@ from dspark.config.controller import ControllerSettings
 from dspark.controller.loop import Controller, UnknownPool
 from dspark.controller.registry import Refused
 from dspark.controller.store import MemoryStore
-from dspark.core.budget import ALL, OFF
+from dspark.core.budget import ALL, DISABLED, OFF
 from dspark.core.curve import Curve
 from dspark.core.fleet import Replica, ReplicaState, Role
 from dspark.core.ids import Epoch, PoolName
@@ -25,7 +25,7 @@ SETTINGS = ControllerSettings(
     reservoir_size=64, max_cohorts=1,
 )  # fmt: skip
 
-ENTRY_WORDS = {ALL: "all", OFF: "off"}
+ENTRY_WORDS = {ALL: "all", OFF: "off", DISABLED: "disabled"}
 
 
 class Stage:
@@ -45,6 +45,7 @@ class Stage:
             (r"(\w+) drains", self.drain),
             (r"(\w+) reports (\d+) sessions(?:, a draft round of (\d+) ms)?"
              r"(?:, (\d+) rounds that survive by ([\d. ]+))?(?:, using epoch (\d+))?", self.report),
+            (r"(\w+)'s guard trips", self.trip),
             (r"(\w+)'s old process reports", self.report_stale),
             (r"(\w+) wants (\d+) replicas in (\w+) because (.+)", self.want),
             (r"the controller restarts", self.restart_controller),
@@ -118,6 +119,11 @@ class Stage:
             replace(report, budget_epoch=Epoch(int(epoch)) if epoch else None), self.now_s
         )
         return "" if outcome.value == "accepted" else f"{outcome.value}"
+
+    def trip(self, name: str) -> str:
+        report = a_report(name, incarnation=self.replicas[name].incarnation)
+        tripped = replace(report, guard_checks=9, guard_violations=3, guard_tripped=True)
+        return self.controller.report(tripped, self.now_s).value
 
     def report_stale(self, name: str) -> str:
         old = self.replicas[name].incarnation - 1

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dspark.config.verifier import VerifierSettings
+from dspark.config.verifier import GuardSettings, VerifierSettings
 from dspark.core.curve import Curve
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
@@ -19,6 +19,7 @@ from dspark.local.memory_port import MemoryPort
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent, PrefillPort
+from dspark.verifier.guard import Guard
 from dspark.verifier.rounds import BudgetSource
 from tests.fakes import PAGE_TOKENS, VOCAB, FakeDrafter, FakeTarget
 
@@ -75,10 +76,13 @@ class System:
         drafting: bool = True,
         deadline_floor_s: float = 2.0,
         step_s: float = 0.0,
+        target: type[FakeTarget] = FakeTarget,
+        guard: GuardSettings | None = None,
+        byte_stable: bool = True,
         **settings: int,
     ) -> None:
         self.inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
-        self.target = FakeTarget(num_pages, step_s=step_s)
+        self.target = target(num_pages, step_s=step_s)
         self.port = MemoryPort(self.inbox.put)
         self.drafters: dict[ReplicaName, tuple[FakeDrafter, DrafterEngine]] = {}
         pages = PageAllocator(num_pages, PAGE_TOKENS)
@@ -105,6 +109,11 @@ class System:
             curve=curve,
             block_size=GAMMA,
             model_name="fake",
+            guard=None
+            if guard is None
+            else Guard(
+                self.target, pages, guard, pool="v", chunk_tokens=8, byte_stable=byte_stable
+            ),
             inbox=self.inbox,
         )
 

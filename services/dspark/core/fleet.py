@@ -101,6 +101,9 @@ class LoadReport:
     step_cells: tuple[StepCell, ...] = ()
     turn_s: float = 0.0
     schedule_s: float = 0.0
+    guard_checks: int = 0
+    guard_violations: int = 0
+    guard_tripped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from dspark.core.budget import Budget, ContextBucket, verify_all
+from dspark.core.budget import Budget, ContextBucket, disabled, verify_all
 from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.fleet import Member
 from dspark.core.ids import Epoch, PoolName, Term
@@ -46,12 +46,14 @@ class Evidence:
         members: Its replicas.
         acceptance: Committed survivals of its pool.
         drafter_curve: The drafters' curve, if they have one.
+        stopped: Why speculation is switched off in its pool; None: it is not.
     """
 
     curve: Curve | None
     members: Sequence[Member]
     acceptance: Acceptance | None
     drafter_curve: Curve | None = None
+    stopped: str | None = None
 
     def curve_problem(self) -> str | None:
         """Say why the curve cannot be trusted, or return None."""
@@ -122,7 +124,10 @@ def issue(
         ``previous`` with its times, or a budget with the epoch given: it has to be sent.
     """
     problem = evidence.curve_problem()
-    if previous is None or _due(previous, problem, settings, now_s):
+    switched = previous is not None and (evidence.stopped is not None) != (
+        previous.budget.buckets == disabled()
+    )
+    if previous is None or switched or _due(previous, problem, settings, now_s):
         table, reason = _table(problem, evidence, previous, settings)
         considered_s = now_s
     else:
@@ -154,6 +159,8 @@ def _due(previous: Issued, problem: str | None, settings: PlanSettings, now_s: f
 def _table(
     problem: str | None, evidence: Evidence, previous: Issued | None, settings: PlanSettings
 ) -> tuple[tuple[ContextBucket, ...], str]:
+    if evidence.stopped is not None:
+        return disabled(), f"speculation is off: {evidence.stopped}"
     if problem is not None or evidence.curve is None:
         return verify_all(), f"verify all: the curve is {problem}"
     known = evidence.acceptance.num_vectors if evidence.acceptance is not None else 0

@@ -22,7 +22,7 @@ from dspark.model.grammar import Grammars
 from dspark.model.sampling_rows import sampling_batch
 from dspark.model.session_logits import SessionLogits
 from dspark.model.target import TargetRunner
-from dspark_kernels.rejection_step import decide
+from dspark_kernels.rejection_step import decide, target_laws
 from dspark_kernels.sampling import choose_tokens
 
 
@@ -93,25 +93,26 @@ class RaggedTarget:
 
         A segment with laws gets its accepted drafts and the token after them.
         """
-        output = self._runner.forward(
-            RaggedBatch(
-                segments=[
-                    Segment(
-                        token_ids=part.tokens,
-                        start=part.start,
-                        block_table=part.pages,
-                        logits_from=len(part.tokens) - part.choose if part.choose else None,
-                    )
-                    for part in segments
-                ]
-            )
-        )
+        output = self._runner.forward(_batch(segments))
         rows = [
             (part.sampling, part.start + len(part.tokens) - part.choose + offset + 1)
             for part in segments
             for offset in range(part.choose)
         ]
         return judge_rows(output.logits, rows, segments)
+
+    def law(self, segment: ChoosingSegment) -> NDArray[np.float64]:
+        """Run one segment; return the law [vocab] that the token after its last row is drawn from.
+
+        The segment's ``choose`` is 1, and it is sampled, not greedy.
+        """
+        logits = self._runner.forward(_batch([segment])).logits
+        if segment.processor is not None:
+            logits = _processed(logits, [segment])
+        position = segment.start + len(segment.tokens)
+        laws = target_laws(logits, sampling_batch([segment.sampling], [position]))
+        law: NDArray[np.float64] = laws[0]
+        return law
 
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
@@ -166,6 +167,20 @@ class RaggedTarget:
         self._runner.import_kv(pages, start, kv)
         if rows is not None:
             self._runner.import_rows(pages, start, rows)
+
+
+def _batch(segments: Sequence[ChoosingSegment]) -> RaggedBatch:
+    return RaggedBatch(
+        segments=[
+            Segment(
+                token_ids=part.tokens,
+                start=part.start,
+                block_table=part.pages,
+                logits_from=len(part.tokens) - part.choose if part.choose else None,
+            )
+            for part in segments
+        ]
+    )
 
 
 def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[int]:

@@ -72,6 +72,13 @@ class PacedTarget:
             )
         return chosen
 
+    def law(self, segment: ChoosingSegment) -> NDArray[np.float64]:
+        """Run one segment; return the law [vocab] of the token after it, which is certain."""
+        ((token,),) = self.step([segment])
+        law = np.zeros(self.vocab_size)
+        law[token] = 1.0
+        return law
+
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
     ) -> NDArray[np.float32] | None:

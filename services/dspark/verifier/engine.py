@@ -32,6 +32,7 @@ from dspark.verifier.events import (
     Sink,
     Submitted,
 )
+from dspark.verifier.guard import Guard
 from dspark.verifier.intake import Intake
 from dspark.verifier.pace import Pace
 from dspark.verifier.rounds import BudgetSource, Rounds
@@ -67,6 +68,7 @@ class VerifierEngine:
         block_size: int,
         model_name: str,
         hash_root: bytes = b"",
+        guard: Guard | None = None,
         inbox: "queue.SimpleQueue[EngineEvent] | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +89,7 @@ class VerifierEngine:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="verifier-engine", daemon=True)
         self.desk = desk
+        self.guard = guard
         self.window = LoadWindow(clock())
         self.failure: BaseException | None = None
         self.intake = Intake(
@@ -113,6 +116,7 @@ class VerifierEngine:
             pool=settings.pool,
             model_name=model_name,
             clock=clock,
+            guard=guard,
             ended=self.intake.end,
             prompt_done=self.intake.prompt_done,
         )
@@ -192,11 +196,15 @@ class VerifierEngine:
             while self._running:
                 # Pages freed by the last step may admit a session that nothing else would wake.
                 self.intake.admit_waiting(self._clock())
-                self._take_events(block=not any(map(_steps, self._sessions())))
+                self._take_events(
+                    block=not any(map(_steps, self._sessions())) and not self._checks()
+                )
                 self.intake.admit_waiting(self._clock())
                 self._turn()
                 self._await_drafts()
                 self._step()
+                if self.guard is not None and self._checks():
+                    self.guard.step()
         except BaseException as error:
             self.failure = error
             log.exception("the verifier engine died")
@@ -217,7 +225,7 @@ class VerifierEngine:
         return list(self.intake.sessions.values())
 
     def _take_events(self, *, block: bool) -> None:
-        if block and self._inbox.empty() and self.desk is not None:
+        if self.desk is not None and (block or self._checks()) and self._inbox.empty():
             self.desk.flush(self._clock())
         began_s = self._clock()
         try:
@@ -236,6 +244,9 @@ class VerifierEngine:
                 self.desk.handle(event, self._clock())
         elif isinstance(event, Submitted):
             self.intake.submitted(event)
+            if self.guard is not None:
+                self.guard.rest()  # before the pages are asked for
+                self.guard.chosen(self.intake.sessions[event.session])
         elif isinstance(event, Cancelled):
             session = self.intake.sessions.get(event.session)
             if session is not None:
@@ -316,7 +327,13 @@ class VerifierEngine:
             if session.phase is Phase.DECODING and session.cohort == self._cohort
         ]
 
+    def _checks(self) -> bool:
+        """Whether the verifier is idle and the guard is not."""
+        return self.guard is not None and self.guard.pending and not self.intake.sessions
+
     def _session_ended(self, session: SessionId) -> None:
+        if self.guard is not None:
+            self.guard.ended(session)
         if self.desk is not None:
             self.desk.close(session)
         with self._lock:

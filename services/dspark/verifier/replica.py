@@ -30,8 +30,10 @@ from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.telemetry import metrics
 from dspark.verifier.budget_cell import BudgetCell
+from dspark.verifier.calibration import CalibrationGauge
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
+from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile
 from dspark.verifier.service import VerifyService
@@ -64,6 +66,7 @@ class VerifierReplica:
         self._cell: BudgetCell | None = None
         self._links: DrafterLinks | None = None
         self._prefill: PrefillLink | None = None
+        self._calibration: CalibrationGauge | None = None
         self._reported_bytes = {"rows": 0, "drafts": 0, "kv": 0}
         self._reported_outcomes: dict[str, int] = {}
 
@@ -97,10 +100,14 @@ class VerifierReplica:
                 reconnect_s=self._settings.drafting.reconnect_s,
             )
             desk = self._desk(self._links, target)
+            self._calibration = CalibrationGauge(
+                pool=self._settings.pool, gamma=identity.block_size
+            )
         self._cell = BudgetCell(curve_version="" if curve is None else curve.version)
+        pages = PageAllocator(self._settings.num_pages, self._model.page_tokens)
         self._engine = VerifierEngine(
             target,
-            PageAllocator(self._settings.num_pages, self._model.page_tokens),
+            pages,
             desk,
             self._prefill,
             self._cell,
@@ -109,6 +116,7 @@ class VerifierReplica:
             block_size=identity.block_size,
             model_name=self._model.name,
             hash_root=identity.target_digest.encode(),
+            guard=self._guard(target, pages) if desk is not None else None,
             inbox=self._inbox,
         )
         self._engine.start()
@@ -151,6 +159,16 @@ class VerifierReplica:
             await self._links.close()
         if self._prefill is not None:
             await self._prefill.close()
+
+    def _guard(self, target: RaggedTarget | PacedTarget, pages: PageAllocator) -> Guard:
+        return Guard(
+            target,
+            pages,
+            self._settings.guard,
+            pool=self._settings.pool,
+            chunk_tokens=self._settings.prefill_chunk_tokens,
+            byte_stable=self._model.device == "cpu",
+        )
 
     def _desk(self, links: DrafterLinks, target: RaggedTarget | PacedTarget) -> DraftDesk:
         drafting = self._settings.drafting
@@ -232,7 +250,9 @@ class VerifierReplica:
         assert cell is not None
         now_s = time.monotonic()
         sums, survivals, window_s = engine.window.take(now_s)
-        desk = engine.desk
+        if self._calibration is not None:
+            self._calibration.update(engine.window.take_observed())
+        desk, guard = engine.desk, engine.guard
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,
             "drafts": 0 if desk is None else desk.draft_bytes,
@@ -279,6 +299,9 @@ class VerifierReplica:
             turn_s=sums.turn_s,
             schedule_s=sums.schedule_s,
             step_cells=() if engine.refinement is None else engine.refinement.cells,
+            guard_checks=0 if guard is None else guard.checks,
+            guard_violations=0 if guard is None else guard.violations,
+            guard_tripped=guard is not None and guard.tripped,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
         return report

@@ -187,6 +187,9 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         ],
         turn_seconds=report.turn_s,
         schedule_seconds=report.schedule_s,
+        guard_checks=report.guard_checks,
+        guard_violations=report.guard_violations,
+        guard_tripped=report.guard_tripped,
     )
 
 
@@ -228,6 +231,9 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         ),
         turn_s=message.turn_seconds,
         schedule_s=message.schedule_seconds,
+        guard_checks=message.guard_checks,
+        guard_violations=message.guard_violations,
+        guard_tripped=message.guard_tripped,
     )
 
 
