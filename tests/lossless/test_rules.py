@@ -88,7 +88,7 @@ def run(
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("repetition", "json") else pytest.param(name, marks=pytest.mark.long)
+        name if name == "repetition" else pytest.param(name, marks=pytest.mark.long)
         for name in RULES
     ],
 )
@@ -110,6 +110,7 @@ def test_rules_give_the_same_tokens_with_speculation_on_off_and_capped(
     table.exact(4, "exact: 0 streams differ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["json", "regex"])
 def test_grammars_are_followed_where_drafts_are_judged_by_rejection(
     name: str, demo: tuple[LocalSystem, Tokenizer]
@@ -257,6 +258,7 @@ def test_penalties_keep_the_law_judged_by_rejection(table: Table) -> None:
     table.holds(compared(penalized, seed=11))
 
 
+@pytest.mark.long
 def test_a_grammar_keeps_the_law_judged_by_rejection(table: Table) -> None:
     table.holds(compared(no_doubles, seed=12, make_processor=NoDoubles))
 
@@ -268,5 +270,6 @@ def test_control_penalties_of_the_committed_tokens_alone_bend_the_law(
     table.fails(compared(penalized, seed=13))
 
 
+@pytest.mark.long
 def test_control_leaving_out_the_forbidden_draft_bends_the_law(table: Table) -> None:
     table.fails(compared(no_doubles, seed=14, make_processor=CutsTheForbiddenDraft))
