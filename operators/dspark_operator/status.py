@@ -1,7 +1,7 @@
 """Status: what is true of a service, from what was observed; nothing is assumed.
 
-``Ready`` means that a first token has come through the gateway.  ``SpeculationActive`` may be
-False while ``Ready`` is True: then the same text comes, more slowly.
+``Ready`` means that a first token has come through the gateway.  ``SpeculationActive`` or
+``VerifierReady`` may be False while ``Ready`` is True: then the same text comes, more slowly.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def conditions_of(service: Service, seen: Observed) -> list[Condition]:
     by_role = {role: _role(service, role, seen) for role in roles}
     speculation = _speculation(service, seen, by_role["drafter"])
     return [
-        _ready(seen, router, by_role["verifier"]),
+        _ready(service, seen),
         _reconciling(seen),
         _stalled(seen),
         *by_role.values(),
@@ -108,10 +108,22 @@ def conditions_of(service: Service, seen: Observed) -> list[Condition]:
     ]
 
 
-def _ready(seen: Observed, router: Condition, verifier: Condition) -> Condition:
-    for part_of in (router, verifier):
-        if part_of.status != "True":
-            return fails("Ready", part_of.reason, part_of.message)
+def obstacle(service: Service, seen: Observed) -> Condition | None:
+    """Return why no token can come, or None: a gateway and one verifier are enough."""
+    router = _router(seen)
+    if router.status != "True":
+        return router
+    if seen.fleet is None:
+        return _role(service, "verifier", seen)
+    if not any(seen.fleet.unit(unit).ready for unit in _verifier_units(service)):
+        return fails("VerifierReady", "NoVerifierReady", _role(service, "verifier", seen).message)
+    return None
+
+
+def _ready(service: Service, seen: Observed) -> Condition:
+    missing = obstacle(service, seen)
+    if missing is not None:
+        return fails("Ready", missing.reason, missing.message)
     if seen.first_token:
         return holds("Ready", "FirstTokenSeen", "a token came through the gateway")
     problem = seen.first_token_problem or "no token was asked for yet"
