@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import urllib3
 import yaml
 from kubernetes import config
 from kubernetes.dynamic import DynamicClient
@@ -35,7 +34,6 @@ class Cluster:
     """A control plane with CRDs, rights and fakes; operators are started by the stories."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
-        urllib3.disable_warnings()
         self._plane = plane
         self._folder = folder
         self.admin = self.client(ADMIN_TOKEN)
@@ -69,16 +67,16 @@ class Cluster:
             "PYTHONPATH": f"{ROOT / 'services'}:{ROOT / 'operators'}",
             "PYTHONWARNINGS": "ignore",
         }
-        log = (self._folder / f"operator-{len(self._operators)}.log").open("wb")
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
-                "--lease-namespace", OPERATORS, "--engine-image", "dspark-engine:1.0.0",
-                "--server-image", "dspark-server:1.0.0", "--health-port", "0",
-                "--period-s", "2", "--gateway-url", self.gateways.url,
-            ],
-            env=environment, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        words = [
+            sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
+            "--lease-namespace", OPERATORS, "--engine-image", "dspark-engine:1.0.0",
+            "--server-image", "dspark-server:1.0.0", "--health-port", "0",
+            "--period-s", "2", "--gateway-url", self.gateways.url,
+        ]  # fmt: skip
+        with (self._folder / f"operator-{len(self._operators)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                words, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
         self._operators.append(process)
         return process
 
@@ -252,7 +250,7 @@ class Cluster:
             assert told.get("NonStructuralSchema", ("False", ""))[0] == "False", told
             if told.get("Established", ("False", ""))[0] == "True":
                 return
-            time.sleep(0.2)
+            time.sleep(1)
         raise AssertionError(f"{name} is not established: {told}")
 
 

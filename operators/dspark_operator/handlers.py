@@ -23,7 +23,7 @@ from dspark_operator.pair import PairCheck, read_check
 from dspark_operator.rollout import Step, StepKind, next_step
 from dspark_operator.settings import drain_s, gateway_process
 from dspark_operator.spec.parse import Service, SpecError, parse_service
-from dspark_operator.status import Observed, broken_status, obstacle, status_of
+from dspark_operator.status import Observed, broken_status, hindered_status, obstacle, status_of
 from dspark_operator.teardown import Left, Stop, next_stop
 
 _SPARE_DRAIN_S = 300.0
@@ -67,7 +67,11 @@ def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> 
             try:
                 seen = _carry_out(hands, service, children, before)
             except ApiException as error:
-                raise kopf.TemporaryError(reason_of(error), delay=5) from error
+                told = reason_of(error)
+                generation = number(document, "metadata", "generation") or 0
+                status = hindered_status(generation, told, before, timestamp=_now())
+                _report(hands, body, patch, before, status)
+                raise kopf.TemporaryError(told, delay=5) from error
             status = status_of(service, seen, before, timestamp=_now())
     _report(hands, body, patch, before, status)
 

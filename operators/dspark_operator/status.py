@@ -89,6 +89,22 @@ def broken_status(
     return {**before, "observedGeneration": generation, "conditions": [*fresh, *kept_on]}
 
 
+def hindered_status(generation: int, message: str, before: Object, *, timestamp: str) -> Object:
+    """Return the status where the API server failed us: what was said stays, but for the hindrance.
+
+    ``observedGeneration`` stays too, since nothing was observed.
+    """
+    hindrance = holds("Reconciling", "ApiServerError", message)
+    old = items(before, "conditions")
+    if not old:
+        first = [unknown(kind, "ApiServerError", message) for kind in CONDITIONS]
+        now = [hindrance if c.type == "Reconciling" else c for c in first]
+        return {**before, "conditions": merge([], now, generation=generation, timestamp=timestamp)}
+    (fresh,) = merge(old, [hindrance], generation=generation, timestamp=timestamp)
+    kept = [fresh if text(c, "type") == "Reconciling" else c for c in old]
+    return {**before, "conditions": [*kept]}
+
+
 def conditions_of(service: Service, seen: Observed) -> list[Condition]:
     """Return all conditions, the summary first."""
     router = _router(seen)

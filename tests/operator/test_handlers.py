@@ -218,6 +218,35 @@ def test_a_refusal_of_the_api_server_is_told_in_its_words(ready: World) -> None:
     assert "llm-controller-store: field can not be less" in stalled["message"]
 
 
+def test_a_failure_of_the_api_server_is_told_and_tried_again(world: World) -> None:
+    world.look()
+    world.compared()
+    world.api.failing.add("Deployment")
+    with pytest.raises(kopf.TemporaryError, match="etcd is away"):
+        world.look()
+    patch = kopf.Patch()
+    with pytest.raises(kopf.TemporaryError):
+        reconcile(kopf.Body(world.document), patch, world.memo)
+    told = {c["type"]: c for c in patch["status"]["conditions"]}
+    assert (told["Reconciling"]["status"], told["Reconciling"]["reason"]) == (
+        "True", "ApiServerError",
+    )  # fmt: skip
+    assert told["Ready"]["status"] == "False"
+    world.api.failing.clear()
+    assert world.look()["Reconciling"] == ("True", "Creating")
+
+
+def test_a_first_visit_that_fails_leaves_every_condition_unknown(world: World) -> None:
+    world.api.failing.add("ServiceAccount")
+    patch = kopf.Patch()
+    with pytest.raises(kopf.TemporaryError):
+        reconcile(kopf.Body(world.document), patch, world.memo)
+    told = {c["type"]: c["status"] for c in patch["status"]["conditions"]}
+    assert told.pop("Reconciling") == "True"
+    assert set(told.values()) == {"Unknown"}
+    assert "observedGeneration" not in patch["status"]
+
+
 def test_a_cluster_without_kuberay_is_told_so(world: World) -> None:
     world.api.missing.add("RayService")
     world.look()

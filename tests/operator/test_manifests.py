@@ -123,6 +123,17 @@ def test_every_pod_is_confined(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
+def test_every_port_says_its_protocol(name: str) -> None:
+    """Part of its identity in a server-side apply; Kubernetes 1.20 refuses one without."""
+    for child in children(profile(name)):
+        if child["kind"] == "Service":
+            assert all(port["protocol"] for port in child["spec"]["ports"])
+    for _, template in _pods(children(profile(name))):
+        for container in template["spec"]["containers"]:
+            assert all(port["protocol"] for port in container.get("ports", []))
+
+
+@pytest.mark.parametrize("name", PROFILES)
 def test_pods_outlive_their_drain(name: str) -> None:
     rendered = children(profile(name))
     templates = dict(_pods(rendered))
