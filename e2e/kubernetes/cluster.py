@@ -74,9 +74,7 @@ class Cluster:
             "--period-s", "2", "--gateway-url", self.gateways.url,
         ]  # fmt: skip
         with (self._folder / f"operator-{len(self._operators)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                words, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self._operators.append(process)
         return process
 

@@ -154,8 +154,8 @@ IN_PLACE: dict[str, tuple[Callable[[Document], None], Callable[[Cluster], bool]]
         lambda c: _pod(c, "gateway")["spec"]["terminationGracePeriodSeconds"] == 80,
     ),
     "a controller setting": (
-        _edit(controller={"settings": {"tickSeconds": 1.0}}),
-        lambda c: "tick_s\": 1.0"
+        _edit(controller={"settings": {"tickSeconds": 0.7}}),
+        lambda c: "tick_s\": 0.7"
         in c.the("v1", "ConfigMap", "llm-controller")["data"]["controller.json"],
     ),
     "the server image": (

@@ -76,7 +76,8 @@ class Hands:
         for child in desired:
             current = live.get(key_of(child))
             why = "it does not exist" if current is None else drift(child, current)
-            if why is None:
+            # A Job cannot be changed once it is there.
+            if why is None or (current is not None and child["kind"] == "Job"):
                 continue
             log.info("%s/%s: applying %s %s: %s", service.namespace, service.name,
                      *key_of(child), why)  # fmt: skip

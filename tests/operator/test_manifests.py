@@ -240,7 +240,9 @@ def test_another_pair_is_another_check_and_nothing_else_is() -> None:
     other = small()
     other["model"]["drafter"] = {"hub": {"id": "org/drafter"}}
     scaled = small(gateway={"replicas": 3})
-    scaled["pools"][0]["groups"][0]["replicas"] = {"min": 2, "max": 3}
+    scaled["pools"][0]["groups"][0] |= {
+        "replicas": {"min": 2, "max": 3}, "tolerations": [{"operator": "Exists"}],
+    }  # fmt: skip
     assert job(small()) == job(scaled)
     assert len({job(small()), job(other), job(small(images={"engine": "e:2"}))}) == 3
 
