@@ -144,7 +144,10 @@ class Cluster:
     def events(self, name: str) -> list[str]:
         """Return the reasons of a service's events, in the order in which they were posted."""
         found = [e for e in self.every("v1", "Event") if e["involvedObject"].get("name") == name]
-        return [e["reason"] for e in sorted(found, key=lambda e: e["metadata"]["resourceVersion"])]
+        found.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
+        # Of the newest service of that name.
+        owner = found[-1]["involvedObject"]["uid"] if found else ""
+        return [e["reason"] for e in found if e["involvedObject"]["uid"] == owner]
 
     def message(self, name: str, kind: str) -> str:
         """Return the message of a condition."""

@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT, or until the lease is lost (then exit with status 1)."""
     given = _arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # It says at every renewal that it has the lease.
-    logging.getLogger("leaderelection").setLevel(logging.WARNING)
+    # One says at every renewal that it has the lease, the other that it has looked at a service.
+    for chatty in ("leaderelection", "kopf.objects"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     _serve_health(given.health_port)
     try:
         config.load_incluster_config()

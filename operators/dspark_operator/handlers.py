@@ -179,7 +179,7 @@ def _ray_step(
         )
     step = next_step(desired, live, service.spec.update_strategy, pods_left=pods_left)
     if step.manifest is not None:
-        hands.apply(step.manifest)
+        hands.write(step.manifest, live)
     if live is not None and step.kind in (StepKind.NOTHING, StepKind.IN_PLACE):
         hands.patch_counts(step.manifest or live, live)
     return step

@@ -172,9 +172,19 @@ def test_a_token_is_asked_for_again_after_an_outage(ready: World) -> None:
 
 
 def test_what_somebody_changed_is_written_again_and_nothing_else(ready: World) -> None:
-    ready.api.of("Service", "llm-gateway")["spec"]["ports"][0]["port"] = 81
+    ready.api.of("Service", "llm-gateway")["spec"]["type"] = "NodePort"
     ready.look()
     assert ready.api.log == ["apply Service llm-gateway"]
+
+
+def test_a_list_that_somebody_changed_is_replaced_since_an_apply_would_keep_it(
+    ready: World,
+) -> None:
+    wanted = ready.api.of("Service", "llm-gateway")["spec"]["ports"]
+    ready.api.of("Service", "llm-gateway")["spec"]["ports"] = [{**wanted[0], "port": 81}]
+    ready.look()
+    assert ready.api.log == ["patch Service llm-gateway"]
+    assert ready.api.patches[-1] == [{"op": "add", "path": "/spec/ports", "value": wanted}]
 
 
 def test_children_that_are_no_longer_wanted_are_deleted_and_volumes_never(ready: World) -> None:
