@@ -172,9 +172,19 @@ def test_a_token_is_asked_for_again_after_an_outage(ready: World) -> None:
 
 
 def test_what_somebody_changed_is_written_again_and_nothing_else(ready: World) -> None:
-    ready.api.of("Service", "llm-gateway")["spec"]["ports"][0]["port"] = 81
+    ready.api.of("Service", "llm-gateway")["spec"]["type"] = "NodePort"
     ready.look()
     assert ready.api.log == ["apply Service llm-gateway"]
+
+
+def test_a_list_that_somebody_changed_is_replaced_since_an_apply_would_keep_it(
+    ready: World,
+) -> None:
+    wanted = ready.api.of("Service", "llm-gateway")["spec"]["ports"]
+    ready.api.of("Service", "llm-gateway")["spec"]["ports"] = [{**wanted[0], "port": 81}]
+    ready.look()
+    assert ready.api.log == ["patch Service llm-gateway"]
+    assert ready.api.patches[-1] == [{"op": "add", "path": "/spec/ports", "value": wanted}]
 
 
 def test_children_that_are_no_longer_wanted_are_deleted_and_volumes_never(ready: World) -> None:
@@ -216,6 +226,35 @@ def test_a_refusal_of_the_api_server_is_told_in_its_words(ready: World) -> None:
     assert told["Stalled"] == ("True", "Refused")
     (stalled,) = [c for c in ready.document["status"]["conditions"] if c["type"] == "Stalled"]
     assert "llm-controller-store: field can not be less" in stalled["message"]
+
+
+def test_a_failure_of_the_api_server_is_told_and_tried_again(world: World) -> None:
+    world.look()
+    world.compared()
+    world.api.failing.add("Deployment")
+    with pytest.raises(kopf.TemporaryError, match="etcd is away"):
+        world.look()
+    patch = kopf.Patch()
+    with pytest.raises(kopf.TemporaryError):
+        reconcile(kopf.Body(world.document), patch, world.memo)
+    told = {c["type"]: c for c in patch["status"]["conditions"]}
+    assert (told["Reconciling"]["status"], told["Reconciling"]["reason"]) == (
+        "True", "ApiServerError",
+    )  # fmt: skip
+    assert told["Ready"]["status"] == "False"
+    world.api.failing.clear()
+    assert world.look()["Reconciling"] == ("True", "Creating")
+
+
+def test_a_first_visit_that_fails_leaves_every_condition_unknown(world: World) -> None:
+    world.api.failing.add("ServiceAccount")
+    patch = kopf.Patch()
+    with pytest.raises(kopf.TemporaryError):
+        reconcile(kopf.Body(world.document), patch, world.memo)
+    told = {c["type"]: c["status"] for c in patch["status"]["conditions"]}
+    assert told.pop("Reconciling") == "True"
+    assert set(told.values()) == {"Unknown"}
+    assert "observedGeneration" not in patch["status"]
 
 
 def test_a_cluster_without_kuberay_is_told_so(world: World) -> None:

@@ -123,6 +123,17 @@ def test_every_pod_is_confined(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
+def test_every_port_says_its_protocol(name: str) -> None:
+    """Part of its identity in a server-side apply; Kubernetes 1.20 refuses one without."""
+    for child in children(profile(name)):
+        if child["kind"] == "Service":
+            assert all(port["protocol"] for port in child["spec"]["ports"])
+    for _, template in _pods(children(profile(name))):
+        for container in template["spec"]["containers"]:
+            assert all(port["protocol"] for port in container.get("ports", []))
+
+
+@pytest.mark.parametrize("name", PROFILES)
 def test_pods_outlive_their_drain(name: str) -> None:
     rendered = children(profile(name))
     templates = dict(_pods(rendered))
@@ -229,7 +240,9 @@ def test_another_pair_is_another_check_and_nothing_else_is() -> None:
     other = small()
     other["model"]["drafter"] = {"hub": {"id": "org/drafter"}}
     scaled = small(gateway={"replicas": 3})
-    scaled["pools"][0]["groups"][0]["replicas"] = {"min": 2, "max": 3}
+    scaled["pools"][0]["groups"][0] |= {
+        "replicas": {"min": 2, "max": 3}, "tolerations": [{"operator": "Exists"}],
+    }  # fmt: skip
     assert job(small()) == job(scaled)
     assert len({job(small()), job(other), job(small(images={"engine": "e:2"}))}) == 3
 

@@ -5,16 +5,17 @@ from dspark_operator.document import Json, Object, digest
 from dspark_operator.manifests import pods
 from dspark_operator.manifests.objects import Release, make
 from dspark_operator.settings import location
+from dspark_operator.spec.model import ModelSource
 from dspark_operator.spec.parse import Service
 
 _LONGEST_S = 1800
 
 
 def pair_check(service: Service, release: Release) -> list[Object]:
-    """Return the Job, named by its own content: another pair, or image, is another check.
+    """Return the Job, named by what it compares: another pair, or image, is another check.
 
-    Empty where nothing is drafted.  Its account and policy are made with those of the other
-    components.
+    Empty where nothing is drafted.  Jobs cannot be changed; one that exists is left as it is.  Its
+    account and policy are made with those of the other components.
     """
     model = service.spec.model
     if model.drafter is None:
@@ -61,8 +62,14 @@ def pair_check(service: Service, release: Release) -> list[Object]:
         "activeDeadlineSeconds": _LONGEST_S,
         "template": {"metadata": {"labels": labels}, "spec": pod},
     }
-    name = names.child(service, f"{names.PAIR_CHECK}-{digest(spec)[:8]}")
+    compared = digest([image, *map(_plain, (model.target, model.drafter))])
+    name = names.child(service, f"{names.PAIR_CHECK}-{compared[:8]}")
     return [make(service, "batch/v1", "Job", names.PAIR_CHECK, name=name, body={"spec": spec})]
+
+
+def _plain(source: ModelSource) -> Json:
+    plain: Json = source.model_dump(mode="json")
+    return plain
 
 
 def _tolerations(service: Service) -> Object:
