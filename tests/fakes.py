@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.draft import DraftRequest, Proposal, Rows
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor, TokenLogprobs
 from dspark.core.sampling import Sampling
 from dspark.verifier.target_port import Segment
 
@@ -35,6 +37,27 @@ def continuation(prompt: Sequence[int], count: int, sampling: Sampling) -> list[
     return tokens[len(prompt) :]
 
 
+class FakeProcessor:
+    """Changes nothing, reports each token's negative as its log-probability, and may give up."""
+
+    def __init__(self, gives_up_after: int) -> None:
+        self._left = gives_up_after
+
+    @property
+    def failure(self) -> str | None:
+        return None if self._left > 0 else "the grammar cannot be followed"
+
+    def useful_drafts(self, drafts: Sequence[int], *, judged_by_rejection: bool) -> int:
+        return len(drafts)
+
+    def process(self, logits: NDArray[np.float32], drafts: Sequence[int]) -> NDArray[np.float32]:
+        return logits
+
+    def commit(self, tokens: Sequence[int]) -> tuple[TokenLogprobs, ...]:
+        self._left -= len(tokens)
+        return tuple(TokenLogprobs(logprob=-float(token), top=((token, -1.0),)) for token in tokens)
+
+
 class FakeTarget:
     """A target whose KV is its tokens."""
 
@@ -43,6 +66,7 @@ class FakeTarget:
         self._kv = np.full((num_pages, PAGE_TOKENS), -1, dtype=np.int64)
         self._max_context_tokens = max_context_tokens
         self.steps: list[tuple[int, int]] = []
+        self.gives_up_after = 1_000_000
 
     @property
     def vocab_size(self) -> int:
@@ -51,6 +75,9 @@ class FakeTarget:
     @property
     def max_context_tokens(self) -> int:
         return self._max_context_tokens
+
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        return FakeProcessor(self.gives_up_after)
 
     def _context(self, pages: Sequence[int], stop: int) -> list[int]:
         flat = self._kv[list(pages)].reshape(-1)[:stop].tolist()
@@ -76,6 +103,11 @@ class FakeTarget:
             )
         return chosen
 
+    def law(self, segment: Segment) -> NDArray[np.float64]:
+        """The one true token has all the mass."""
+        ((token,),) = self.step([segment])
+        return np.eye(VOCAB)[token]
+
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
     ) -> NDArray[np.float32] | None:
@@ -85,7 +117,13 @@ class FakeTarget:
             return None
         return np.array(self._context(pages, start + len(tokens)), dtype=np.float32)
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         assert len(logits) == position
         return next_token([int(token) for token in logits], sampling)
 

@@ -1,7 +1,7 @@
-"""The cluster that the stories are told on: installed, entered, and asked."""
+"""The cluster that the stories are told on: installed with Helm, entered, and asked."""
 
 import os
-import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,21 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import urllib3
 import yaml
 from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import NotFoundError
 
-from e2e.kubernetes.control_plane import ADMIN_TOKEN, OPERATOR_TOKEN, OPERATOR_USER, ControlPlane
-from e2e.kubernetes.fakes import Gateways, Kubelet, KubeRay, Loop
+from e2e.kubernetes.control_plane import ADMIN_TOKEN, OPERATOR_TOKEN, ControlPlane
+from e2e.kubernetes.fakes import UNFIT_CLAIM, Gateways, Kubelet, KubeRay, Loop, Volumes, add_node
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/dspark"
 KUBERAY = Path(os.environ.get("KUBERAY_CRDS", ROOT.parent / "shared/data/kuberay"))
+HELM = shutil.which(os.environ.get("DSPARK_HELM") or "helm")
 NAMESPACE = "serving"
+OPERATORS = "operators"
+GPUS = 64
 API = "serving.dspark.dev/v1alpha1"
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 Document = dict[str, Any]
 
@@ -32,14 +34,15 @@ class Cluster:
     """A control plane with CRDs, rights and fakes; operators are started by the stories."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
-        urllib3.disable_warnings()
         self._plane = plane
         self._folder = folder
         self.admin = self.client(ADMIN_TOKEN)
         self._install()
-        self.gateways = Gateways()
+        self.kubelet = Kubelet(self.admin)
         self.kuberay = KubeRay(self.admin)
-        self._loops = [Loop(Kubelet(self.admin).step), Loop(self.kuberay.step)]
+        self.gateways = Gateways(self.kubelet)
+        steps = (self.kubelet.step, self.kuberay.step, Volumes(self.admin).step)
+        self._loops = [Loop(step) for step in steps]
         for loop in self._loops:
             loop.start()
         self._operators: list[subprocess.Popen[bytes]] = []
@@ -64,18 +67,21 @@ class Cluster:
             "PYTHONPATH": f"{ROOT / 'services'}:{ROOT / 'operators'}",
             "PYTHONWARNINGS": "ignore",
         }
-        log = (self._folder / f"operator-{len(self._operators)}.log").open("wb")
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
-                "--lease-namespace", "operators", "--engine-image", "dspark-engine:1.0.0",
-                "--server-image", "dspark-server:1.0.0", "--health-port", "0",
-                "--period-s", "2", "--gateway-url", self.gateways.url,
-            ],
-            env=environment, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        words = [
+            sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
+            "--lease-namespace", OPERATORS, "--engine-image", "dspark-engine:1.0.0",
+            "--server-image", "dspark-server:1.0.0", "--health-port", "0",
+            "--period-s", "2", "--gateway-url", self.gateways.url,
+        ]  # fmt: skip
+        with (self._folder / f"operator-{len(self._operators)}.log").open("wb") as log:
+            process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self._operators.append(process)
         return process
+
+    def kill_operators(self) -> None:
+        """End every operator at once."""
+        for process in self._operators:
+            self.kill(process)
 
     @staticmethod
     def kill(process: subprocess.Popen[bytes]) -> None:
@@ -83,9 +89,9 @@ class Cluster:
         process.kill()
         process.wait(timeout=20)
 
-    def log(self, number: int = 0) -> str:
-        """What an operator wrote."""
-        return (self._folder / f"operator-{number}.log").read_text()
+    def log(self) -> str:
+        """What the newest operator wrote."""
+        return (self._folder / f"operator-{len(self._operators) - 1}.log").read_text()
 
     def apply(self, name: str, spec: Document) -> None:
         """Create or replace a DSparkService's spec."""
@@ -118,6 +124,37 @@ class Cluster:
             return None
         return found
 
+    def the(self, api_version: str, kind: str, name: str) -> Document:
+        """Return an object that exists."""
+        found = self.get(api_version, kind, name)
+        assert found is not None, f"{kind} {name}"
+        return found
+
+    def every(self, api_version: str, kind: str, selector: str = "") -> list[Document]:
+        """Return the objects of a kind."""
+        resource = self.admin.resources.get(api_version=api_version, kind=kind)
+        answer = resource.get(namespace=NAMESPACE, label_selector=selector)
+        found: list[Document] = answer.to_dict()["items"]
+        return found
+
+    def children(self, api_version: str, kind: str, name: str) -> list[Document]:
+        """Return the objects of a kind that belong to a service."""
+        return self.every(api_version, kind, f"serving.dspark.dev/service={name}")
+
+    def events(self, name: str) -> list[str]:
+        """Return the reasons of a service's events, in the order in which they were posted."""
+        found = [e for e in self.every("v1", "Event") if e["involvedObject"].get("name") == name]
+        found.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
+        # Of the newest service of that name.
+        owner = found[-1]["involvedObject"]["uid"] if found else ""
+        return [e["reason"] for e in found if e["involvedObject"]["uid"] == owner]
+
+    def message(self, name: str, kind: str) -> str:
+        """Return the message of a condition."""
+        conditions = self.the(API, "DSparkService", name)["status"]["conditions"]
+        (told,) = [str(c["message"]) for c in conditions if c["type"] == kind]
+        return told
+
     def conditions(self, name: str) -> dict[str, tuple[str, str]]:
         """Return a service's conditions: {type: (status, reason)}."""
         service = self.get(API, "DSparkService", name) or {}
@@ -128,7 +165,7 @@ class Cluster:
         """Say whether the status speaks of the newest spec."""
         service = self.get(API, "DSparkService", name) or {}
         seen = (service.get("status") or {}).get("observedGeneration")
-        return bool(seen == service["metadata"]["generation"])
+        return bool(service and seen == service["metadata"]["generation"])
 
     def wait(
         self, what: str, holds: Callable[[], object], *, patience_s: float = PATIENCE_S
@@ -144,7 +181,10 @@ class Cluster:
                 raise AssertionError(f"not within {patience_s:.0f} s: {what}\n{self.log()[-4000:]}")
             time.sleep(0.3)
 
-    def wait_condition(self, name: str, kind: str, status: str, reason: str | None = None) -> None:
+    def wait_condition(
+        self, name: str, kind: str, status: str, reason: str | None = None, *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:  # fmt: skip
         """Wait until a condition of the newest spec has a status, and a reason if one is given."""
 
         def holds() -> bool:
@@ -152,37 +192,48 @@ class Cluster:
             right = told is not None and told[0] == status and reason in (None, told[1])
             return right and self.observed(name)
 
-        self.wait(f"{name}: {kind}={status} {reason or ''}", holds)
+        try:
+            self.wait(f"{name}: {kind}={status} {reason or ''}", holds, patience_s=patience_s)
+        except AssertionError as error:
+            raise AssertionError(f"{self.conditions(name)}\n{error}") from None
+
+    def wait_gone(self, name: str, *, patience_s: float = 120.0) -> None:
+        """Wait until a deleted service is gone."""
+        self.wait(
+            f"{name} to be gone",
+            lambda: self.get(API, "DSparkService", name) is None,
+            patience_s=patience_s,
+        )
+
+    def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run Helm as an administrator."""
+        assert HELM is not None
+        return subprocess.run(
+            [HELM, "--kubeconfig", str(self._plane.kubeconfig(ADMIN_TOKEN)), *words],
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
 
     def _install(self) -> None:
-        for name in ("operators", NAMESPACE):
+        for name in (OPERATORS, NAMESPACE):
             self._create("v1", "Namespace", {"metadata": {"name": name}}, None)
-        crds = [yaml.safe_load(path.read_text()) for path in (CHART / "crds").glob("*.yaml")]
-        crds += _kuberay_crds()
-        for crd in crds:
+        for crd in _kuberay_crds():
             self._create("apiextensions.k8s.io/v1", "CustomResourceDefinition", crd, None)
-        for crd in crds:
             self._wait_established(crd["metadata"]["name"])
+        done = self.helm(
+            "install", "dspark", str(CHART), "-n", OPERATORS,
+            "--set", f"operator.watchNamespaces={{{NAMESPACE}}}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for plural in ("dsparkservices", "verificationpolicies"):
+            self._wait_established(f"{plural}.serving.dspark.dev")
         self.admin.resources.invalidate_cache()
-        role = {"metadata": {"name": "dspark-operator"}, "rules": operator_rules()}
-        self._create("rbac.authorization.k8s.io/v1", "Role", role, NAMESPACE)
-        lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
-        lease_role = {
-            "metadata": {"name": "dspark-operator"},
-            "rules": [{**lease, "verbs": ["create", "get", "update"]}],
-        }
-        self._create("rbac.authorization.k8s.io/v1", "Role", lease_role, "operators")
-        binding = {
-            "metadata": {"name": "dspark-operator"},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "dspark-operator",
-            },
-            "subjects": [
-                {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR_USER}
-            ],
-        }  # fmt: skip
-        for namespace in (NAMESPACE, "operators"):
-            self._create("rbac.authorization.k8s.io/v1", "RoleBinding", binding, namespace)
+        add_node(self.admin, "front", {}, 0)
+        add_node(self.admin, "gpus", {"sku": "h200"}, GPUS)
+        claims = ("weights", UNFIT_CLAIM)
+        for name in claims:
+            spec = {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Gi"}}}
+            claim = {"metadata": {"name": name}, "spec": spec}
+            self._create("v1", "PersistentVolumeClaim", claim, NAMESPACE)
 
     def _create(self, api_version: str, kind: str, body: Document, namespace: str | None) -> None:
         resource = self.admin.resources.get(api_version=api_version, kind=kind)
@@ -200,24 +251,18 @@ class Cluster:
             assert told.get("NonStructuralSchema", ("False", ""))[0] == "False", told
             if told.get("Established", ("False", ""))[0] == "True":
                 return
-            time.sleep(0.2)
+            time.sleep(1)
         raise AssertionError(f"{name} is not established: {told}")
-
-
-def operator_rules() -> list[Document]:
-    """Return the rights that the chart gives the operator, as the chart has them."""
-    helpers = (CHART / "templates/_helpers.tpl").read_text()
-    block = re.search(r'define "dspark.rules" -}}\n(.*?)\n{{- end }}', helpers, re.S)
-    assert block is not None
-    rules: list[Document] = yaml.safe_load(block.group(1))
-    return rules
 
 
 def _kuberay_crds() -> list[Document]:
     """Return KubeRay's CRDs where they lie beside us, else ones that take anything."""
     files = sorted(KUBERAY.glob("ray.io_ray*.yaml"))
     if files:
-        return [yaml.load(path.read_text(), Loader=yaml.CSafeLoader) for path in files]
+        return [
+            _without_empty_defaults(yaml.load(path.read_text(), Loader=yaml.CSafeLoader))
+            for path in files
+        ]
     made = []
     for kind in ("RayService", "RayCluster"):
         anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -238,4 +283,25 @@ def _kuberay_crds() -> list[Document]:
                 },
             }
         )  # fmt: skip
+    return made
+
+
+def _without_empty_defaults(node: Any) -> Any:
+    """A CRD as v1.20 takes it: it reads a default of "" as null, and null is no string.
+
+    Lists that are told apart by such a field become plain lists.
+    """
+    if isinstance(node, list):
+        return [_without_empty_defaults(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    made = {
+        key: _without_empty_defaults(value)
+        for key, value in node.items()
+        if not (key == "default" and value == "")
+    }
+    fields = (node.get("items") or {}).get("properties") or {}
+    keys = node.get("x-kubernetes-list-map-keys") or []
+    if any((fields.get(key) or {}).get("default") == "" for key in keys):
+        del made["x-kubernetes-list-map-keys"], made["x-kubernetes-list-type"]
     return made

@@ -1,4 +1,4 @@
-"""A control plane on this machine: etcd, kube-apiserver, kube-controller-manager; no node.
+"""A control plane on this machine: etcd, API server, controller manager, scheduler; no node.
 
 The binaries are looked for in ``DSPARK_KUBE_BIN``.  The stories are written for v1.20: CEL rules,
 policy/v1 and autoscaling/v2 are not in it, and are checked offline instead.
@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-_BINARIES = ("kube-apiserver", "kube-controller-manager")
+_BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 ADMIN_TOKEN = secrets.token_hex(16)
 OPERATOR_TOKEN = secrets.token_hex(16)
 OPERATOR_USER = "system:serviceaccount:operators:dspark-operator"
@@ -39,7 +40,7 @@ def free_port() -> int:
 
 
 class ControlPlane:
-    """Three processes in one folder; ``kubeconfig(token)`` opens them."""
+    """Four processes in one folder; ``kubeconfig(token)`` opens them."""
 
     def __init__(self, folder: Path, bin_folder: Path) -> None:
         self._folder = folder
@@ -54,7 +55,7 @@ class ControlPlane:
             TimeoutError: It is not ready in time; the logs lie in the folder.
         """
         folder = self._folder
-        client, peer, secure, manager = (free_port() for _ in range(4))
+        client, peer, secure, manager, scheduler = (free_port() for _ in range(5))
         self.url = f"https://127.0.0.1:{secure}"
         subprocess.run(
             ["openssl", "genrsa", "-out", folder / "sa.key", "2048"],
@@ -89,6 +90,11 @@ class ControlPlane:
             "--controllers=*,-bootstrapsigner,-tokencleaner,-nodelifecycle", "--port=0",
             "--bind-address=127.0.0.1", f"--secure-port={manager}",
         )  # fmt: skip
+        self._run(
+            self._bin / "kube-scheduler", f"--kubeconfig={self.kubeconfig(ADMIN_TOKEN)}",
+            "--leader-elect=false", "--port=0", "--bind-address=127.0.0.1",
+            f"--secure-port={scheduler}",
+        )  # fmt: skip
 
     def stop(self) -> None:
         """End everything, the API server before etcd."""
@@ -103,7 +109,9 @@ class ControlPlane:
     def kubeconfig(self, token: str) -> Path:
         """Return a kubeconfig for a token."""
         path = self._folder / f"kubeconfig-{token[:6]}"
-        cluster = {"server": self.url, "insecure-skip-tls-verify": True}
+        # The API server's own certificate comes with the authority that signed it.
+        authority = str(self._folder / "certs" / "apiserver.crt")
+        cluster = {"server": self.url, "certificate-authority": authority}
         context = {"cluster": "c", "user": "u"}
         config = {
             "apiVersion": "v1", "kind": "Config", "current-context": "x",
@@ -122,17 +130,14 @@ class ControlPlane:
             )
 
     def _wait_ready(self) -> None:
-        import ssl
-
-        trusting = ssl.create_default_context()
-        trusting.check_hostname = False
-        trusting.verify_mode = ssl.CERT_NONE
         request = urllib.request.Request(
             f"{self.url}/readyz", headers={"authorization": f"Bearer {ADMIN_TOKEN}"}
         )
         deadline = time.monotonic() + _START_S
+        authority = self._folder / "certs" / "apiserver.crt"
         while time.monotonic() < deadline:
             try:
+                trusting = ssl.create_default_context(cafile=str(authority))
                 with urllib.request.urlopen(request, timeout=2, context=trusting):
                     return
             except OSError:

@@ -1,6 +1,10 @@
-"""What a cluster has beside its control plane: a kubelet, KubeRay, and a gateway that answers."""
+"""What a cluster has beside its control plane: nodes, a kubelet, volumes, KubeRay, gateways.
+
+The scheduler, the garbage collector and the controllers of Deployments and Jobs are the real ones.
+"""
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +17,13 @@ from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import NotFoundError
 
 Document = dict[str, Any]
+MERGE = "application/merge-patch+json"
+SERVICE = "serving.dspark.dev/service"
+POOL = "serving.dspark.dev/pool"
+GROUP = "serving.dspark.dev/group"
+GPU = "nvidia.com/gpu"
+UNFIT_CLAIM = "unfit"
+"""A drafter on this claim belongs to no target."""
 
 
 class Loop:
@@ -39,100 +50,310 @@ class Loop:
                 continue  # Somebody else was faster; the next look shows it.
 
 
+def add_node(client: DynamicClient, name: str, labels: dict[str, str], gpus: int) -> None:
+    """Make a node by hand, ready and without the taint of a new one."""
+    room = {"cpu": "1000", "memory": "8Ti", "ephemeral-storage": "8Ti", "pods": "2000"}
+    room |= {GPU: str(gpus)} if gpus else {}
+    nodes = client.resources.get(api_version="v1", kind="Node")
+    nodes.create(body={"metadata": {"name": name, "labels": labels}})
+    nodes.patch(name=name, body={"spec": {"taints": None}}, content_type=MERGE)
+    condition = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+    status = {"capacity": room, "allocatable": room, "conditions": [condition]}
+    nodes.status.patch(name=name, body={"status": status}, content_type=MERGE)
+
+
+class Volumes:
+    """Makes a volume for every claim that has none."""
+
+    def __init__(self, client: DynamicClient) -> None:
+        self._claims = client.resources.get(api_version="v1", kind="PersistentVolumeClaim")
+        self._volumes = client.resources.get(api_version="v1", kind="PersistentVolume")
+
+    def step(self) -> None:
+        made = {volume.metadata.name for volume in self._volumes.get().items}
+        for claim in self._claims.get().to_dict()["items"]:
+            given = claim["metadata"]
+            if given["uid"] in made:
+                continue
+            spec = {
+                "capacity": claim["spec"]["resources"]["requests"],
+                "accessModes": claim["spec"]["accessModes"],
+                "hostPath": {"path": "/nowhere"},
+                "claimRef": {key: given[key] for key in ("name", "namespace", "uid")},
+            }
+            self._volumes.create(body={"metadata": {"name": given["uid"]}, "spec": spec})
+
+
 class Kubelet:
-    """Makes pods that exist Ready: the image always pulls and the probe always succeeds."""
+    """Runs the pods that the scheduler has bound, and ends those that are deleted.
+
+    Images always pull and probes always succeed.  A pair check succeeds unless its drafter lies on
+    the claim ``unfit``.
+    """
 
     def __init__(self, client: DynamicClient) -> None:
         self._pods = client.resources.get(api_version="v1", kind="Pod")
+        self.ready: dict[str, dict[str, int]] = {}
+        """Ready pods by service, by unit."""
+        self.most_gpus: dict[str, int] = {}
+        """Most GPUs that the pods of a service held at any time."""
 
     def step(self) -> None:
-        for pod in self._pods.get().items:
-            ready = [c for c in pod.status.conditions or [] if c.type == "Ready"]
-            if ready and ready[0].status == "True":
+        pods = self._pods.get().to_dict()["items"]
+        self._count(pods)
+        for pod in pods:
+            if not pod["spec"].get("nodeName"):
                 continue
-            now = pod.metadata.creationTimestamp
-            condition = {"type": "Ready", "status": "True", "lastTransitionTime": now}
-            self._pods.status.patch(
-                name=pod.metadata.name,
-                namespace=pod.metadata.namespace,
-                body={"status": {"phase": "Running", "conditions": [condition]}},
-                content_type="application/merge-patch+json",
-            )
+            if pod["metadata"].get("deletionTimestamp"):
+                self._end(pod)
+            elif pod["status"].get("phase") == "Pending":
+                self._patch(pod, self._outcome(pod))
+
+    def _outcome(self, pod: Document) -> Document:
+        container = pod["spec"]["containers"][0]["name"]
+        if pod["metadata"].get("labels", {}).get("job-name"):
+            claims = [
+                volume.get("persistentVolumeClaim", {}).get("claimName")
+                for volume in pod["spec"]["volumes"]
+            ]
+            said = {"exitCode": 1, "message": "dspark: the drafter expects another target\n"}
+            ended = said if UNFIT_CLAIM in claims else {"exitCode": 0}
+            phase = "Failed" if UNFIT_CLAIM in claims else "Succeeded"
+            told = {
+                "name": container, "image": "i", "imageID": "i", "ready": False,
+                "restartCount": 0, "state": {"terminated": ended},
+            }  # fmt: skip
+            return {"phase": phase, "containerStatuses": [told]}
+        now = pod["metadata"]["creationTimestamp"]
+        condition = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+        return {"phase": "Running", "conditions": [condition]}
+
+    def _patch(self, pod: Document, status: Document) -> None:
+        given = pod["metadata"]
+        self._pods.status.patch(
+            name=given["name"], namespace=given["namespace"], body={"status": status},
+            content_type=MERGE,
+        )  # fmt: skip
+
+    def _end(self, pod: Document) -> None:
+        given = pod["metadata"]
+        self._pods.delete(
+            name=given["name"], namespace=given["namespace"], body={"gracePeriodSeconds": 0}
+        )
+
+    def _count(self, pods: list[Document]) -> None:
+        ready: dict[str, dict[str, int]] = {}
+        gpus: dict[str, int] = {}
+        for pod in pods:
+            labels = pod["metadata"].get("labels", {})
+            service = labels.get(SERVICE)
+            if service is None or not pod["spec"].get("nodeName"):
+                continue
+            for container in pod["spec"]["containers"]:
+                limits = container.get("resources", {}).get("limits", {})
+                gpus[service] = gpus.get(service, 0) + int(limits.get(GPU, 0))
+            unit = f"{labels.get(POOL)}-{labels.get(GROUP)}"
+            if pod["status"].get("phase") == "Running":
+                units = ready.setdefault(service, {})
+                units[unit] = units.get(unit, 0) + 1
+        self.ready = ready
+        for service, count in gpus.items():
+            self.most_gpus[service] = max(self.most_gpus.get(service, 0), count)
 
 
 class KubeRay:
-    """Makes one RayCluster for a RayService and says that its applications run.
+    """Does to RayServices what KubeRay 1.4 does, in small.
 
-    It takes over what KubeRay takes over in place, and counts every cluster that it makes.
+    A changed cluster configuration, beyond counts and groups added at the end, makes a second
+    cluster unless upgrades are off; an incremental one grows by the surge while the old one
+    shrinks.  Serve's replicas decide on pods, within the bounds that the RayCluster has.
     """
 
     def __init__(self, client: DynamicClient) -> None:
         self._services = client.resources.get(api_version="ray.io/v1", kind="RayService")
         self._clusters = client.resources.get(api_version="ray.io/v1", kind="RayCluster")
-        self.made: list[str] = []
+        self._pods = client.resources.get(api_version="v1", kind="Pod")
+        self.made: dict[str, list[str]] = {}
+        """Clusters made for each service, in order."""
+        self.hold = threading.Event()
+        """While set, an upgrade makes no progress."""
+        self._share: dict[str, int] = {}
 
     def step(self) -> None:
-        for service in self._services.get().items:
-            document = service.to_dict()
-            name = document["metadata"]["name"]
-            namespace = document["metadata"]["namespace"]
-            cluster = f"{name}-raycluster-a"
+        pods = self._pods.get(label_selector="ray.io/cluster").to_dict()["items"]
+        for service in self._services.get().to_dict()["items"]:
+            if service["metadata"].get("deletionTimestamp"):
+                continue
             try:
-                self._clusters.get(name=cluster, namespace=namespace)
-            except NotFoundError:
-                self._make(cluster, namespace, document)
-            self._report(document, cluster)
+                self._look_after(service, pods)
+            except (ApiException, urllib3.exceptions.HTTPError):
+                continue
 
-    def _make(self, cluster: str, namespace: str, service: Document) -> None:
-        owner = {
-            "apiVersion": "ray.io/v1", "kind": "RayService", "controller": True,
-            "name": service["metadata"]["name"], "uid": service["metadata"]["uid"],
-        }  # fmt: skip
+    def _look_after(self, service: Document, pods: list[Document]) -> None:
+        name = service["metadata"]["name"]
+        status = service.get("status") or {}
+        active = (status.get("activeServiceStatus") or {}).get("rayClusterName")
+        pending = (status.get("pendingServiceStatus") or {}).get("rayClusterName")
+        config = service["spec"]["rayClusterConfig"]
+        upgrade = service["spec"]["upgradeStrategy"]
+        if not active:
+            active = self._make(service, share=100)
+        live = self._cluster(service, active)
+        if live is None:
+            return
+        if _same_but_for_added(live["spec"], config):
+            added = config["workerGroupSpecs"][len(live["spec"]["workerGroupSpecs"]) :]
+            if added and not pending:
+                self._append(live, added)
+        elif upgrade["type"] != "None" and not pending:
+            pending = self._make(service, share=0)
+        if pending:
+            surge = upgrade["clusterUpgradeOptions"]["maxSurgePercent"]
+            old, new = self._share.get(active, 100), self._share.get(pending, 0)
+            if not self.hold.is_set():
+                grown = min(100, new + surge) if old + new <= 100 else new
+                self._share[pending] = grown
+                self._share[active] = 100 - grown if grown == new else old
+            if self._share.get(active, 100) == 0:
+                self._clusters.delete(name=active, namespace=service["metadata"]["namespace"])
+                active, pending = pending, None
+        for cluster in filter(None, (active, pending)):
+            self._run(service, cluster, pods)
+        self._report(service, name, active, pending)
+
+    def _cluster(self, service: Document, name: str) -> Document | None:
+        try:
+            found: Document = self._clusters.get(
+                name=name, namespace=service["metadata"]["namespace"]
+            ).to_dict()
+        except NotFoundError:
+            return None
+        return found
+
+    def _make(self, service: Document, *, share: int) -> str:
+        made = self.made.setdefault(service["metadata"]["name"], [])
+        name = f"{service['metadata']['name']}-raycluster-{chr(ord('a') + len(made))}"
         self._clusters.create(
-            namespace=namespace,
+            namespace=service["metadata"]["namespace"],
             body={
                 "apiVersion": "ray.io/v1", "kind": "RayCluster",
-                "metadata": {"name": cluster, "ownerReferences": [owner]},
+                "metadata": {"name": name, "ownerReferences": [_owner(service, "RayService")]},
                 "spec": service["spec"]["rayClusterConfig"],
             },
         )  # fmt: skip
-        self.made.append(cluster)
+        made.append(name)
+        self._share[name] = share
+        return name
 
-    def _report(self, service: Document, cluster: str) -> None:
+    def _append(self, live: Document, added: list[Document]) -> None:
+        self._clusters.patch(
+            name=live["metadata"]["name"], namespace=live["metadata"]["namespace"],
+            body=[{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": g} for g in added],
+            content_type="application/json-patch+json",
+        )  # fmt: skip
+
+    def _run(self, service: Document, name: str, pods: list[Document]) -> None:
+        cluster = self._cluster(service, name)
+        if cluster is None:
+            return
+        serve = yaml.safe_load(service["spec"]["serveConfigV2"])
+        scale = {
+            application["name"].removeprefix("dspark-"): application["deployments"][0]
+            for application in serve["applications"]
+        }
+        self._keep(cluster, "head", cluster["spec"]["headGroupSpec"]["template"], 1, pods)
+        for group in cluster["spec"]["workerGroupSpecs"]:
+            unit = group["groupName"]
+            wanted = 0
+            if unit in scale:
+                bounds = scale[unit]["autoscaling_config"]
+                replicas = max(bounds["initial_replicas"], bounds["min_replicas"])
+                slots = int(group["resources"][f"dspark-{unit}"])
+                share = math.ceil(replicas * self._share.get(name, 100) / 100)
+                wanted = min(math.ceil(share / slots), group["maxReplicas"])
+            self._keep(cluster, unit, group["template"], wanted, pods)
+
+    def _keep(
+        self, cluster: Document, group: str, template: Document, wanted: int, pods: list[Document]
+    ) -> None:
+        name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
+        labels = {"ray.io/cluster": name, "ray.io/group": group}
+        mine = [
+            pod
+            for pod in pods
+            if labels.items() <= pod["metadata"]["labels"].items()
+            and not pod["metadata"].get("deletionTimestamp")
+        ]
+        taken = {pod["metadata"]["name"] for pod in mine}
+        for number in range(wanted):
+            pod = f"{name}-{group}-{number}"
+            if pod in taken:
+                continue
+            given = {
+                "name": pod, "ownerReferences": [_owner(cluster, "RayCluster")],
+                "labels": {**template["metadata"]["labels"], **labels},
+            }  # fmt: skip
+            self._pods.create(
+                namespace=namespace, body={"metadata": given, "spec": template["spec"]}
+            )
+        for pod in sorted(taken)[wanted:]:
+            self._pods.delete(name=pod, namespace=namespace)
+
+    def _report(self, service: Document, name: str, active: str, pending: str | None) -> None:
         serve = yaml.safe_load(service["spec"]["serveConfigV2"])
         applications = {a["name"]: {"status": "RUNNING"} for a in serve["applications"]}
-        status = {
+        status: Document = {
             "observedGeneration": service["metadata"]["generation"],
             "activeServiceStatus": {
-                "rayClusterName": cluster,
+                "rayClusterName": active,
                 "applicationStatuses": applications,
             },
         }
-        if service.get("status") == status:
-            return
-        self._services.status.patch(
-            name=service["metadata"]["name"],
-            namespace=service["metadata"]["namespace"],
-            body={"status": status},
-            content_type="application/merge-patch+json",
-        )
+        status["pendingServiceStatus"] = {"rayClusterName": pending} if pending else None
+        before = service.get("status") or {}
+        if {**before, "pendingServiceStatus": before.get("pendingServiceStatus")} != status:
+            self._services.status.patch(
+                name=name, namespace=service["metadata"]["namespace"],
+                body={"status": status}, content_type=MERGE,
+            )  # fmt: skip
+
+
+def _owner(document: Document, kind: str) -> Document:
+    return {
+        "apiVersion": "ray.io/v1", "kind": kind, "controller": True,
+        "name": document["metadata"]["name"], "uid": document["metadata"]["uid"],
+    }  # fmt: skip
+
+
+def _same_but_for_added(live: Document, config: Document) -> bool:
+    """Say whether KubeRay would go on with the cluster that it has."""
+
+    def muted(group: Document) -> Document:
+        counts = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
+        return {key: value for key, value in group.items() if key not in counts}
+
+    ours, theirs = live["workerGroupSpecs"], config["workerGroupSpecs"]
+    rest = [{k: v for k, v in c.items() if k != "workerGroupSpecs"} for c in (live, config)]
+    return rest[0] == rest[1] and list(map(muted, ours)) == list(map(muted, theirs[: len(ours)]))
 
 
 class Gateways:
-    """Answers for every gateway at ``/NAMESPACE/SERVICE``: a healthy fleet, and one token."""
+    """Answers for every gateway at ``/NAMESPACE/SERVICE``: the fleet that runs, and one token."""
 
-    def __init__(self) -> None:
-        self.units: dict[str, Document] = {}
-        self.tokens = True
+    def __init__(self, kubelet: Kubelet) -> None:
+        self._kubelet = kubelet
+        self.silent: set[str] = set()
+        """Units whose replicas the controller has lost."""
         gateways = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._say(200, gateways.fleet())
+                self._say(200, gateways.fleet(self.path.split("/")[2]))
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
-                if gateways.tokens:
+                units = gateways.units(self.path.split("/")[2])
+                if any(unit.startswith("verifier-") for unit in units):
                     self._say(200, {"choices": [{"text": "a"}]})
                 else:
                     self._say(503, {"error": {"message": "no verifier"}})
@@ -153,17 +374,20 @@ class Gateways:
         self._server.shutdown()
         self._server.server_close()
 
-    def fleet(self) -> Document:
+    def units(self, service: str) -> dict[str, int]:
+        """Ready replicas by unit."""
+        found = self._kubelet.ready.get(service, {})
+        return {unit: count for unit, count in found.items() if unit not in self.silent}
+
+    def fleet(self, service: str) -> Document:
         """The fleet as ``/dspark/fleet`` has it."""
         members, pools = [], []
-        for unit, told in self.units.items():
-            for _ in range(told.get("ready", 1)):
-                members.append(
-                    {
-                        "replica": {"pool": unit, "state": "ready", "curve": {"points": [{}]}},
-                        "load": {"connected_drafters": 1},
-                    }
-                )
+        for unit, ready in self.units(service).items():
+            member = {
+                "replica": {"pool": unit, "state": "ready", "curve": {"points": [{}]}},
+                "load": {"connected_drafters": 1},
+            }
+            members += [member] * ready
             budget = {"epoch": 1, "reason": "verify all", "buckets": [{"draft_tokens": [-1]}]}
             pools.append({"name": unit, "wanted_replicas": None, "budget": budget})
         return {"term": 1, "version": 1, "members": members, "pools": pools}

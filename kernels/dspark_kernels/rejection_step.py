@@ -89,6 +89,13 @@ def decide(
     return [(*tokens, token) for tokens, token in zip(kept, own, strict=True)]
 
 
+def target_laws(logits: torch.Tensor, sampling: SamplingBatch) -> NDArray[np.float64]:
+    """p of each row: [N, V] logits -> [N, V], summing to 1."""
+    weights, totals = _weights(logits, sampling)
+    laws: NDArray[np.float64] = weights / totals[:, None]
+    return laws
+
+
 def accept_uniforms(sampling: SamplingBatch) -> NDArray[np.float64]:
     """u of each row, [N] in [0, 1): 53 bits keyed by (seed, choice, position)."""
     bits = noise_bits(

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import kopf
 from kubernetes import config
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT, or until the lease is lost (then exit with status 1)."""
     given = _arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = threading.Event()
+    # One says at every renewal that it has the lease, the other that it has looked at a service.
+    for chatty in ("leaderelection", "kopf.objects"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     _serve_health(given.health_port)
     try:
         config.load_incluster_config()
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gateway_url=given.gateway_url,
     )
     registry = kopf.OperatorRegistry()
+    # A registry of one's own knows no way in.
+    kopf.on.login(registry=registry)(_log_in)
     handlers.register(registry, period_s=given.period_s)
     settings = _settings(cluster_wide=not given.namespace)
     kopf.run(
@@ -60,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         namespaces=given.namespace,
         clusterwide=not given.namespace,
         standalone=True,
-        stop_flag=stop,
     )
 
 
@@ -90,6 +94,11 @@ def _settings(*, cluster_wide: bool) -> kopf.OperatorSettings:
     # With rights in single namespaces only, CRDs and namespaces cannot be watched.
     settings.scanning.disabled = not cluster_wide
     return settings
+
+
+def _log_in(**known: Any) -> kopf.ConnectionInfo | None:
+    """Return how kopf's own client reaches the API server; asked again when a token has expired."""
+    return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
 
 
 def _lead(namespace: str) -> None:

@@ -13,6 +13,7 @@ from dspark.config.gateway import GatewaySettings
 from dspark_operator import GROUP, VERSION
 from dspark_operator.chart_schema import write_schema
 from dspark_operator.document import Object, items, part
+from dspark_operator.reference import write_reference
 from dspark_operator.spec.front import CONTROLLER_RESERVED, GATEWAY_RESERVED
 from dspark_operator.spec.parse import MAX_NAME
 from dspark_operator.spec.policy import PolicySpec
@@ -211,11 +212,12 @@ def _column(name: str, path: str, *, kind: str = "string") -> Object:
 
 
 def write(chart: Path) -> None:
-    """Write one file for each CRD, and the part of the values schema that follows from them."""
+    """Write the CRDs, the part of the values schema that follows from them, and the reference."""
     service = service_crd()
     for name, crd in (("dsparkservices", service), ("verificationpolicies", policy_crd())):
         (chart / "crds" / f"{name}.yaml").write_text(dump(crd))
     write_schema(chart / "values.schema.json", spec_schema(service))
+    write_reference(chart / "REFERENCE.md", spec_schema(service))
 
 
 def spec_schema(crd: Object) -> Object:

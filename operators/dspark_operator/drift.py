@@ -2,7 +2,7 @@
 
 from decimal import Decimal, InvalidOperation
 
-from dspark_operator.document import Json, Object, text
+from dspark_operator.document import Json, Object, at, text
 from dspark_operator.names import DIGEST_ANNOTATION
 
 _SUFFIXES = {
@@ -23,6 +23,22 @@ def drift(desired: Object, live: Object) -> str | None:
         return "the spec asks for something else"
     where = _first_difference(desired, live, "")
     return f"{where} was changed by somebody else" if where else None
+
+
+def changed_list(desired: Object, live: Object) -> tuple[str, Json] | None:
+    """Return the list in which somebody changed something: (JSON pointer, as it should be).
+
+    A server-side apply leaves the entries of others in a list, and so cannot restore one.  None
+    where the first difference is in no list, or where we ask for something else ourselves.
+    """
+    if text(desired, "metadata", "annotations", DIGEST_ANNOTATION) != text(
+        live, "metadata", "annotations", DIGEST_ANNOTATION
+    ):
+        return None
+    where = _first_difference(desired, live, "") or ""
+    path = where.partition("[")[0].strip(".").split(".")
+    wanted = at(desired, *path)
+    return ("/" + "/".join(path), wanted) if isinstance(wanted, list) else None
 
 
 def _first_difference(desired: Json, live: Json, where: str) -> str | None:

@@ -16,13 +16,14 @@ from dspark_operator.ask import Answer
 from dspark_operator.conditions import fails, merge
 from dspark_operator.document import Object, items, number, part, text
 from dspark_operator.hands import Hands, reason_of
-from dspark_operator.look import of_component, unschedulable
+from dspark_operator.look import key_of, of_component, unschedulable
 from dspark_operator.manifests import ray
 from dspark_operator.manifests.render import applicable, render
+from dspark_operator.pair import PairCheck, read_check
 from dspark_operator.rollout import Step, StepKind, next_step
 from dspark_operator.settings import drain_s, gateway_process
 from dspark_operator.spec.parse import Service, SpecError, parse_service
-from dspark_operator.status import Observed, broken_status, conditions_of, status_of
+from dspark_operator.status import Observed, broken_status, hindered_status, obstacle, status_of
 from dspark_operator.teardown import Left, Stop, next_stop
 
 _SPARE_DRAIN_S = 300.0
@@ -66,7 +67,11 @@ def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> 
             try:
                 seen = _carry_out(hands, service, children, before)
             except ApiException as error:
-                raise kopf.TemporaryError(reason_of(error), delay=5) from error
+                told = reason_of(error)
+                generation = number(document, "metadata", "generation") or 0
+                status = hindered_status(generation, told, before, timestamp=_now())
+                _report(hands, body, patch, before, status)
+                raise kopf.TemporaryError(told, delay=5) from error
             status = status_of(service, seen, before, timestamp=_now())
     _report(hands, body, patch, before, status)
 
@@ -131,12 +136,22 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
     *plain, desired_ray = children
     taken, missing = applicable(plain, hands.cluster)
     live = eyes.children(service, hands.cluster)
-    refused = hands.bring_about(service, taken, live)
     live_ray = eyes.get(ray.API_VERSION, "RayService", service.namespace, service.name)
+    pods = eyes.pods(service)
+    first = of_component(taken, names.PAIR_CHECK)
+    refused = hands.bring_about(service, first, live)
+    jobs = [child for child in first if child["kind"] == "Job"]
+    check = PairCheck()
+    if jobs:
+        check = read_check(jobs[0], live.get(key_of(jobs[0])), pods)
+    if check.step is None:
+        refused += hands.bring_about(service, [c for c in taken if c not in first], live)
+        hands.prune(service, taken, live)
     if refused:
         step = Step(kind=StepKind.HOLD, reason="Refused", message="; ".join(refused))
     else:
-        step = _ray_step(hands, service, desired_ray, live_ray)
+        left = len(of_component(pods, names.ENGINE, names.HEAD))
+        step = check.step or _ray_step(hands, service, desired_ray, live_ray, left)
     gateway = live.get(("Deployment", names.child(service, names.GATEWAY)))
     answer = (
         hands.ask_fleet(hands.url(service)) if gateway is not None else Answer(problem="no gateway")
@@ -147,22 +162,24 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
         gateway=gateway,
         fleet=answer.fleet,
         fleet_problem=answer.problem,
-        unschedulable=unschedulable(eyes.pods(service)),
+        unschedulable=unschedulable(pods),
         missing_kinds=tuple(missing),
     )
     return _with_first_token(hands, service, seen, before)
 
 
-def _ray_step(hands: Hands, service: Service, desired: Object, live: Object | None) -> Step:
+def _ray_step(
+    hands: Hands, service: Service, desired: Object, live: Object | None, pods_left: int
+) -> Step:
     if not hands.eyes.serves_ray():
         return Step(
             kind=StepKind.HOLD,
             reason="KubeRayMissing",
             message="the cluster does not serve ray.io/v1 RayService: install KubeRay",
         )
-    step = next_step(desired, live, service.spec.update_strategy)
+    step = next_step(desired, live, service.spec.update_strategy, pods_left=pods_left)
     if step.manifest is not None:
-        hands.apply(step.manifest)
+        hands.write(step.manifest, live)
     if live is not None and step.kind in (StepKind.NOTHING, StepKind.IN_PLACE):
         hands.patch_counts(step.manifest or live, live)
     return step
@@ -170,8 +187,7 @@ def _ray_step(hands: Hands, service: Service, desired: Object, live: Object | No
 
 def _with_first_token(hands: Hands, service: Service, seen: Observed, before: Object) -> Observed:
     """Ask for a token where everything it needs is there; once for each spec and outage."""
-    now = {condition.type: condition.status for condition in conditions_of(service, seen)}
-    if now["RouterReady"] != "True" or now["VerifierReady"] != "True":
+    if obstacle(service, seen) is not None:
         return seen
     ready = [c for c in items(before, "conditions") if text(c, "type") == "Ready"]
     was_ready = bool(ready) and text(ready[0], "status") == "True"

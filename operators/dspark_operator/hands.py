@@ -1,6 +1,6 @@
 """Hands: the only file that writes to the cluster.
 
-Writes are server-side applies under one field manager, deletions, and one JSON patch.  Only the
+Writes are server-side applies under one field manager, deletions, and two JSON patches.  Only the
 status and the finalizer of a DSparkService are written elsewhere, by kopf, as ``handlers`` tell it.
 """
 
@@ -17,7 +17,7 @@ from kubernetes.dynamic.exceptions import ApiException, NotFoundError
 from dspark_operator import names
 from dspark_operator.ask import Answer, ask_fleet, ask_token
 from dspark_operator.document import Object, text
-from dspark_operator.drift import drift
+from dspark_operator.drift import changed_list, drift
 from dspark_operator.look import Eyes, Key, key_of, unwanted
 from dspark_operator.manifests import ray
 from dspark_operator.manifests.objects import Cluster, Release
@@ -71,27 +71,44 @@ class Hands:
     def bring_about(
         self, service: Service, desired: list[Object], live: dict[Key, Object]
     ) -> list[str]:
-        """Write the children that differ, delete those no longer wanted; return the refusals."""
+        """Write the children that differ; return the refusals."""
         refused = []
         for child in desired:
             current = live.get(key_of(child))
             why = "it does not exist" if current is None else drift(child, current)
-            if why is None:
+            # A Job cannot be changed once it is there.
+            if why is None or (current is not None and child["kind"] == "Job"):
                 continue
             log.info("%s/%s: applying %s %s: %s", service.namespace, service.name,
                      *key_of(child), why)  # fmt: skip
             try:
-                self.apply(child)
+                self.write(child, current)
             except ApiException as error:
                 if error.status not in _REFUSALS:
                     raise
                 refused.append(f"{' '.join(key_of(child))}: {reason_of(error)}")
-        for child in unwanted(live, desired, service.uid):
-            self.delete(child)
         return refused
 
-    def apply(self, manifest: Object) -> None:
-        """Write one object under our field manager."""
+    def prune(self, service: Service, desired: list[Object], live: dict[Key, Object]) -> None:
+        """Delete the children that are no longer wanted."""
+        for child in unwanted(live, desired, service.uid):
+            self.delete(child)
+
+    def write(self, manifest: Object, live: Object | None) -> None:
+        """Write one object: applied, or where others changed a list of it, that list restored."""
+        restored = None if live is None else changed_list(manifest, live)
+        if restored is None:
+            self._apply(manifest)
+            return
+        kind = self.client.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+        kind.patch(
+            name=text(manifest, "metadata", "name"),
+            namespace=text(manifest, "metadata", "namespace"),
+            body=[{"op": "add", "path": restored[0], "value": restored[1]}],
+            content_type="application/json-patch+json",
+        )
+
+    def _apply(self, manifest: Object) -> None:
         kind = self.client.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
         self.client.server_side_apply(
             kind, body=manifest, field_manager=names.FIELD_MANAGER, force_conflicts=True

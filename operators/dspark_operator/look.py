@@ -7,7 +7,6 @@ from kubernetes.dynamic.exceptions import NotFoundError, ResourceNotFoundError
 from dspark_operator import names
 from dspark_operator.document import Object, items, text
 from dspark_operator.manifests.objects import Cluster
-from dspark_operator.manifests.render import OPTIONAL
 from dspark_operator.spec.parse import Service
 
 OPTIONAL_KINDS = (
@@ -15,6 +14,7 @@ OPTIONAL_KINDS = (
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
 )
 PLAIN_KINDS = (
     ("v1", "ServiceAccount"),
@@ -23,6 +23,8 @@ PLAIN_KINDS = (
     ("v1", "Service"),
     ("apps/v1", "Deployment"),
     ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("networking.k8s.io/v1", "Ingress"),
+    ("batch/v1", "Job"),
 )
 
 Key = tuple[str, str]
@@ -96,7 +98,7 @@ class Eyes:
 def unwanted(live: dict[Key, Object], desired: list[Object], uid: str) -> list[Object]:
     """Return children of ours that the spec no longer asks for; volumes are never among them."""
     wanted = {key_of(manifest) for manifest in desired}
-    prunable = OPTIONAL | {"ConfigMap", "Service", "Deployment", "NetworkPolicy", "ServiceAccount"}
+    prunable = {kind for _, kind in (*PLAIN_KINDS, *OPTIONAL_KINDS)} - {"PersistentVolumeClaim"}
     return [
         child
         for key, child in live.items()

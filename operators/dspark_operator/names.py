@@ -25,6 +25,7 @@ GATEWAY = "gateway"
 CONTROLLER = "controller"
 HEAD = "ray-head"
 ENGINE = "engine"
+PAIR_CHECK = "pair-check"
 
 
 def child(service: Service, component: str) -> str:

@@ -1,10 +1,5 @@
-"""``python -m dspark_operator.offline FILE...``: what the operator would apply, without a cluster.
+"""Services in files: read, and rendered into what the operator would apply, without a cluster."""
 
-Reads DSparkServices from YAML files (``-`` is standard input) and prints their children.  The
-status is 1 where a spec has a mistake, which is told by its field.
-"""
-
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,51 +9,50 @@ import yaml
 from dspark_operator.document import Object, text
 from dspark_operator.manifests.objects import Cluster, Release
 from dspark_operator.manifests.render import render
-from dspark_operator.spec.parse import SpecError, parse_service
+from dspark_operator.spec.parse import Service, SpecError, parse_service
 
 _NO_UID = "00000000-0000-0000-0000-000000000000"
 
 
-def children_of(manifest: Object, release: Release, cluster: Cluster) -> list[Object]:
-    """Return what the operator would apply for one DSparkService.
+def services_in(files: Sequence[str], *, namespace: str = "default") -> Iterator[Service]:
+    """Read the DSparkServices of YAML files; other kinds are passed over.
+
+    Args:
+        files: Paths; ``-`` is standard input.
+        namespace: Of those that name none.
 
     Raises:
-        SpecError: The spec cannot be carried out.
+        ValueError: A file is no YAML, or a spec has a mistake, which is told by its field.
+        OSError: A file cannot be read.
     """
+    for file in files:
+        try:
+            documents = list(
+                yaml.safe_load_all(sys.stdin.read() if file == "-" else Path(file).read_text())
+            )
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file}: {error}") from None
+        for document in documents:
+            if isinstance(document, dict) and document.get("kind") == "DSparkService":
+                yield _read(file, document, namespace)
+
+
+def children_of(service: Service, release: Release, cluster: Cluster) -> str:
+    """Return as YAML what the operator would apply for a service.
+
+    Raises:
+        ValueError: The spec cannot be carried out.
+    """
+    children = render(service, release, cluster)
+    written: str = yaml.safe_dump_all(children, sort_keys=False, explicit_start=True, width=100)
+    return written
+
+
+def _read(file: str, manifest: Object, namespace: str) -> Service:
     metadata = manifest.get("metadata")
     given: Object = metadata if isinstance(metadata, dict) else {}
-    known: Object = {"namespace": "default", "uid": _NO_UID, "generation": 1, **given}
-    return render(parse_service({**manifest, "metadata": known}), release, cluster)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the children of every service in the files; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dspark_operator.offline", description=__doc__)
-    parser.add_argument("files", nargs="+", help="YAML; - is standard input")
-    parser.add_argument("--engine-image", default="dspark-engine:0.1.0")
-    parser.add_argument("--server-image", default="dspark-server:0.1.0")
-    parser.add_argument("--kubernetes", type=int, default=32, metavar="MINOR", help="as 32 of 1.32")
-    given = parser.parse_args(arguments)
-    release = Release(engine_image=given.engine_image, server_image=given.server_image)
-    cluster = Cluster(minor=given.kubernetes)
-    for file, manifest in _services(given.files):
-        try:
-            children = children_of(manifest, release, cluster)
-        except SpecError as error:
-            name = text(manifest, "metadata", "name")
-            print(f"{file}: {name or 'a DSparkService'}: {error}", file=sys.stderr)
-            return 1
-        yaml.safe_dump_all(children, sys.stdout, sort_keys=False, explicit_start=True, width=100)
-    return 0
-
-
-def _services(files: Sequence[str]) -> Iterator[tuple[str, Object]]:
-    for file in files:
-        written = sys.stdin.read() if file == "-" else Path(file).read_text()
-        for document in yaml.safe_load_all(written):
-            if isinstance(document, dict) and document.get("kind") == "DSparkService":
-                yield file, document
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    known: Object = {"namespace": namespace, "uid": _NO_UID, "generation": 1, **given}
+    try:
+        return parse_service({**manifest, "metadata": known})
+    except SpecError as error:
+        raise ValueError(f"{file}: {text(given, 'name') or 'a DSparkService'}: {error}") from None

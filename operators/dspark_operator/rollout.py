@@ -56,14 +56,20 @@ class Step:
     manifest: Object | None = None
 
 
-def next_step(desired: Object, live: Object | None, strategy: UpdateStrategy) -> Step:
+def next_step(
+    desired: Object, live: Object | None, strategy: UpdateStrategy, *, pods_left: int = 0
+) -> Step:
     """Decide what happens to the RayService.
 
     Args:
         desired: As the spec alone would have it.
         live: As the API server has it, or None.
         strategy: What the user allows.
+        pods_left: Ray's pods of this service that exist, ending or not.
     """
+    if live is None and pods_left:
+        # They hold their GPUs until they have drained.
+        return _wait("OldPodsEnding", f"{pods_left} pods of the deleted RayService still end")
     if live is None:
         return Step(
             kind=StepKind.CREATE,

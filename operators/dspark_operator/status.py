@@ -1,7 +1,7 @@
 """Status: what is true of a service, from what was observed; nothing is assumed.
 
-``Ready`` means that a first token has come through the gateway.  ``SpeculationActive`` may be
-False while ``Ready`` is True: then the same text comes, more slowly.
+``Ready`` means that a first token has come through the gateway.  ``SpeculationActive`` or
+``VerifierReady`` may be False while ``Ready`` is True: then the same text comes, more slowly.
 """
 
 from collections.abc import Mapping
@@ -89,6 +89,22 @@ def broken_status(
     return {**before, "observedGeneration": generation, "conditions": [*fresh, *kept_on]}
 
 
+def hindered_status(generation: int, message: str, before: Object, *, timestamp: str) -> Object:
+    """Return the status where the API server failed us: what was said stays, but for the hindrance.
+
+    ``observedGeneration`` stays too, since nothing was observed.
+    """
+    hindrance = holds("Reconciling", "ApiServerError", message)
+    old = items(before, "conditions")
+    if not old:
+        first = [unknown(kind, "ApiServerError", message) for kind in CONDITIONS]
+        now = [hindrance if c.type == "Reconciling" else c for c in first]
+        return {**before, "conditions": merge([], now, generation=generation, timestamp=timestamp)}
+    (fresh,) = merge(old, [hindrance], generation=generation, timestamp=timestamp)
+    kept = [fresh if text(c, "type") == "Reconciling" else c for c in old]
+    return {**before, "conditions": [*kept]}
+
+
 def conditions_of(service: Service, seen: Observed) -> list[Condition]:
     """Return all conditions, the summary first."""
     router = _router(seen)
@@ -96,7 +112,7 @@ def conditions_of(service: Service, seen: Observed) -> list[Condition]:
     by_role = {role: _role(service, role, seen) for role in roles}
     speculation = _speculation(service, seen, by_role["drafter"])
     return [
-        _ready(seen, router, by_role["verifier"]),
+        _ready(service, seen),
         _reconciling(seen),
         _stalled(seen),
         *by_role.values(),
@@ -108,10 +124,22 @@ def conditions_of(service: Service, seen: Observed) -> list[Condition]:
     ]
 
 
-def _ready(seen: Observed, router: Condition, verifier: Condition) -> Condition:
-    for part_of in (router, verifier):
-        if part_of.status != "True":
-            return fails("Ready", part_of.reason, part_of.message)
+def obstacle(service: Service, seen: Observed) -> Condition | None:
+    """Return why no token can come, or None: a gateway and one verifier are enough."""
+    router = _router(seen)
+    if router.status != "True":
+        return router
+    if seen.fleet is None:
+        return _role(service, "verifier", seen)
+    if not any(seen.fleet.unit(unit).ready for unit in _verifier_units(service)):
+        return fails("VerifierReady", "NoVerifierReady", _role(service, "verifier", seen).message)
+    return None
+
+
+def _ready(service: Service, seen: Observed) -> Condition:
+    missing = obstacle(service, seen)
+    if missing is not None:
+        return fails("Ready", missing.reason, missing.message)
     if seen.first_token:
         return holds("Ready", "FirstTokenSeen", "a token came through the gateway")
     problem = seen.first_token_problem or "no token was asked for yet"

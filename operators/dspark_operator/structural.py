@@ -105,7 +105,8 @@ def _node(node: Object, defs: Object) -> Object:
         made["x-kubernetes-int-or-string"] = True
     if "default" in made:
         default = _without_none(made["default"])
-        if default is None:
+        if default is None or default == "":
+            # Absence means the empty string already, which Kubernetes 1.20 reads as null here.
             del made["default"]
         else:
             made["default"] = default

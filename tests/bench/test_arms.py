@@ -1,6 +1,6 @@
 import pytest
 
-from dspark.bench.arms import parse_arm, parse_arms
+from dspark.bench.arms import across, parse_arm, parse_arms, parse_topologies
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,18 @@ def test_arms_keep_their_order() -> None:
 def test_one_length_written_twice_is_one_arm_too_many() -> None:
     with pytest.raises(ValueError, match="'fixed:7' appears twice"):
         parse_arms("fixed:7,fixed:07")
+
+
+def test_arms_that_draft_come_in_every_topology_and_off_once() -> None:
+    arms = across(parse_arms("off,fixed:2"), parse_topologies("disaggregated,colocated"))
+    assert [(arm.name, arm.kind, arm.topology) for arm in arms] == [
+        ("off", "off", "disaggregated"),
+        ("fixed:2", "fixed:2", "disaggregated"),
+        ("fixed:2@colocated", "fixed:2", "colocated"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "remote", "colocated,colocated", "colocated,"])
+def test_an_unknown_topology_is_named_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match="no list of different ones of disaggregated, colocated"):
+        parse_topologies(text)

@@ -18,7 +18,9 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str]:
         (("--rate", "2,2"), "--rate '2,2' is no list"),
         (("--rate", "inf"), "--rate 'inf' is no list"),
         (("--rate", "2", "--concurrency", "1"), "--rate is an open loop: leave out"),
-        (("--engine", "--concurrency", "4"), "--engine serves one request at a time"),
+        (("--topology", "colocated"), "--topology and --latency-ms need --engine"),
+        (("--engine", "--topology", "remote"), "is no list of different ones of disaggregated"),
+        (("--engine", "--topology", "colocated", "--concurrency", "1"), "use a paced model"),
         (("--prompts", "/no/such/file"), "/no/such/file: No such file"),
     ],
 )

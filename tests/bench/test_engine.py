@@ -1,8 +1,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dspark.bench.arms import parse_arm
-from dspark.bench.engine import EngineServer
+from dspark.bench.arms import Topology, across, parse_arm
+from dspark.bench.engine import Engine, EngineServer
 from dspark.bench.record import Counts
 from dspark.core.generation import Generation, GenerationStats
 from tests.bench.examples import a_request
@@ -39,7 +39,11 @@ async def ask(server: EngineServer, arm: str) -> tuple[list[int], Counts | None]
 
 async def test_adaptive_has_an_engine_of_its_own_and_the_other_arms_share_one() -> None:
     plain, adaptive = FakeEngine(1), FakeEngine(2)
-    server = EngineServer(plain, adaptive, lambda text: [7, 8])
+    engines: dict[tuple[Topology, bool], Engine] = {
+        ("disaggregated", False): plain,
+        ("disaggregated", True): adaptive,
+    }
+    server = EngineServer(engines, lambda text: [7, 8], max_requests=2)
     assert await ask(server, "adaptive") == (
         [2, 7, 8],
         Counts(steps=1, drafted_steps=1, drafted_tokens=2, verified_tokens=2, accepted_tokens=1),
@@ -50,3 +54,17 @@ async def test_adaptive_has_an_engine_of_its_own_and_the_other_arms_share_one() 
     assert (off.speculate, off.max_draft_tokens) == (False, 0)
     assert (fixed.speculate, fixed.max_draft_tokens) == (True, 3)
     assert fixed.max_new_tokens == 4
+
+
+async def test_an_arm_is_asked_of_its_topology() -> None:
+    apart, together = FakeEngine(1), FakeEngine(2)
+    engines: dict[tuple[Topology, bool], Engine] = {
+        ("disaggregated", False): apart,
+        ("colocated", False): together,
+    }
+    server = EngineServer(engines, lambda text: [7], max_requests=1)
+    for arm in across((parse_arm("off"), parse_arm("fixed:3")), ("disaggregated", "colocated")):
+        async for _ in server.stream(arm, a_request()):
+            pass
+    assert [one.speculate for one in apart.asked] == [False, True]
+    assert [one.speculate for one in together.asked] == [True]

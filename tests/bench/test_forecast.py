@@ -17,7 +17,9 @@ def a_fleet(*, curve: Curve | None = CURVE, steps: int = 10, drafted_steps: int 
         a_report("v", active=2, draft_round_s=0.035),
         steps=steps,
         batch_tokens=4 * steps,
-        step_s=0.025 * steps,
+        step_s=0.024 * steps,
+        turn_s=0.025 * steps,
+        schedule_s=0.0005 * steps,
         busy_share=0.5,
         drafted_steps=drafted_steps,
         mean_context_tokens=64.0,
@@ -31,9 +33,11 @@ def test_a_step_and_its_draft_are_held_against_their_curves() -> None:
     (sample,) = read_samples(a_fleet(), arm="adaptive", load="2")
     assert (sample.step_s, sample.forecast_step_s) == pytest.approx((0.025, 0.020))
     assert (sample.draft_s, sample.forecast_draft_s) == pytest.approx((0.035, 0.028))
-    (line,) = describe([sample])
+    line, spent = describe([sample])
     assert "forecast at 0.80 of its measured time (median of 1 reports)" in line
     assert "with its draft at 0.80 (1 reports)" in line
+    assert "took 0.50 ms of a step" in spent
+    assert "busy 50% at 2 of the time" in spent
 
 
 def test_steps_without_drafts_have_no_draft_to_forecast() -> None:
@@ -60,6 +64,7 @@ def test_reports_are_summed_up_by_load_and_arm() -> None:
         "reports": 1,
         "verifier_busy_share": 0.5,
         "step_ms": 25.0,
+        "schedule_ms": 0.5,
         "forecast_over_measured_step": 0.8,
         "forecast_over_measured_round": 0.8,
     }

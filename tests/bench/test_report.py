@@ -11,7 +11,7 @@ def test_the_report_is_json_with_one_result_for_each_arm_and_load() -> None:
         for repeat in range(2)
         for arm, speed in (("off", 100.0), ("adaptive", 150.0))
     ]
-    report = make_report(summarise(records), topology="disaggregated", run={"seed": 0})
+    report = make_report(summarise(records), run={"seed": 0})
     again = json.loads(json.dumps(report, allow_nan=False))
     off, adaptive = again["results"]
     assert (off["arm"], off["topology"], off["concurrency"]) == ("off", "disaggregated", 1)

@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
+from dspark.bench.arms import Topology, across, parse_arm
 from dspark.bench.measures import Measures
+from dspark.bench.record import CellRecord
 from dspark.bench.summary import Figure, summarise
 from tests.bench.examples import at_speed
 
@@ -74,3 +78,19 @@ def test_outputs_are_compared_with_off_in_every_repeat() -> None:
 
 def test_nothing_ran_and_nothing_is_summarised() -> None:
     assert summarise([]) == ()
+
+
+def test_adaptive_is_held_against_fixed_lengths_of_its_own_topology() -> None:
+    def record(arm: str, speed: float, topology: Topology) -> CellRecord:
+        (placed,) = across((parse_arm(arm),), (topology,))
+        ended = at_speed(arm, speed)
+        return replace(ended, cell=replace(ended.cell, arm=placed))
+
+    *_, adaptive = summarise(
+        [
+            record("fixed:2", 9.0, "disaggregated"),
+            record("fixed:7", 2.0, "colocated"),
+            record("adaptive", 3.0, "colocated"),
+        ]
+    )
+    assert adaptive.best_fixed == "fixed:7@colocated"

@@ -83,6 +83,16 @@ def test_the_tables_name_what_holds_a_pool_back() -> None:
     assert "trim to 9" in said
 
 
+def test_the_guard_is_shown_where_it_has_checked_anything() -> None:
+    guarded = describe_pools(fleet(guard_checks=12, guard_violations=3, guard_tripped=True), {})
+    assert guarded[0]["replicas"][0]["guard"] == {"checks": 12, "violations": 3, "tripped": True}
+    console = Console(width=120, file=io.StringIO())
+    for pools, shown in ((guarded, True), (describe_pools(fleet(), {}), False)):
+        with console.capture() as capture:
+            console.print(pool_tables(pools))
+        assert ("verifier: guard: 12 checks, 3 violations" in capture.get()) == shown
+
+
 def test_counts_since_the_start_are_summed_over_replicas() -> None:
     text = """\
 # TYPE vllm:spec_decode_num_drafts_total counter

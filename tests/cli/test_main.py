@@ -23,7 +23,7 @@ def test_help_needs_neither_torch_nor_ray() -> None:
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for command in ("up", "down", "status", "scale", "chat", "generate", "demo", "train"):
+    for command in ("up", "down", "status", "scale", "chat", "generate", "demo", "train", "k8s"):
         assert f"  {command} " in out
 
 

@@ -56,7 +56,7 @@ def test_an_entry_is_found_by_context_and_sessions() -> None:
     ("rows", "said"),
     [
         ({"c64": ()}, "at least one entry"),
-        ({"c64": (-3,)}, "entry -3"),
+        ({"c64": (-4,)}, "entry -4"),
         ({"c64": (1,), "c32": (1,)}, "must grow"),
     ],
 )

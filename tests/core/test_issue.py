@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from dspark.core.budget import ALL, verify_all
+from dspark.core.budget import ALL, OFF, verify_all
 from dspark.core.curve import Curve
 from dspark.core.fleet import Member
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.issue import Evidence, Issued, issue
 from dspark.core.policy import PlanSettings, Rules
+from dspark.core.refinement import StepCell
 from dspark.core.reservoir import Acceptance, pool_survivals
 from tests.fleet_examples import a_curve, a_member
 
@@ -107,3 +108,17 @@ def test_a_draft_round_that_costs_too_much_turns_drafting_off() -> None:
 
 def test_good_drafts_at_low_load_are_all_verified() -> None:
     assert decide(0.0).budget.entry(sessions=1, mean_context_tokens=64) == ALL
+
+
+def test_live_steps_correct_the_curve_that_a_table_is_made_of() -> None:
+    """Profiled alone, small steps look cheap and drafting looks dear; live they all cost more."""
+    cheap = a_curve({1: 1.0, 4: 1.5, 8: 2.0, 16: 3.0})
+    member = a_member("v0", active=1, draft_round_s=2.5)
+    assert member.load is not None
+    dearer = tuple(
+        StepCell(sessions=1, batch_tokens=tokens, steps=256.0, ratio=3.0) for tokens in (1, 4)
+    )
+    live = replace(member, load=replace(member.load, step_cells=dearer))
+    as_profiled = decide(0.0, curve=cheap, members=(member,)).budget.buckets[0]
+    as_lived = decide(0.0, curve=cheap, members=(live,)).budget.buckets[0]
+    assert (as_profiled.draft_tokens[0], as_lived.draft_tokens[0]) == (OFF, ALL)

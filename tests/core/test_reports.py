@@ -3,8 +3,14 @@ from typing import Any
 
 import pytest
 
-from dspark.core.reports import report_problem
+from dspark.core.refinement import StepCell
+from dspark.core.reports import MAX_CELLS, report_problem
 from tests.fleet_examples import a_report
+
+
+def a_cell(*, sessions: int = 2, steps: float = 9.0, ratio: float = 1.5) -> StepCell:
+    return StepCell(sessions=sessions, batch_tokens=8, steps=steps, ratio=ratio)
+
 
 GOOD = replace(
     a_report("v0", active=2, survivals=[(0.9, 0.5), (1.0,)], draft_round_s=0.01),
@@ -16,6 +22,7 @@ GOOD = replace(
     free_pages=3,
     total_pages=8,
     busy_share=1.0,
+    step_cells=(a_cell(),),
 )
 
 
@@ -40,6 +47,12 @@ def test_a_plausible_report_is_believed() -> None:
         ({"survivals": ((float("nan"),),)}, "do not fall"),
         ({"survivals": ((0.9, 0.8, 0.7, 0.6),)}, "4 values, not 1..3"),
         ({"survivals": ((),)}, "0 values, not 1..3"),
+        ({"step_cells": (a_cell(ratio=9.0),)}, "have ratio 9.0"),
+        ({"step_cells": (a_cell(ratio=float("nan")),)}, "have ratio nan"),
+        ({"step_cells": (a_cell(steps=-1.0),)}, "-1.0 steps"),
+        ({"step_cells": (a_cell(sessions=9),)}, "8 tokens have 9 sessions"),
+        ({"step_cells": (a_cell(sessions=0),)}, "8 tokens have 0 sessions"),
+        ({"step_cells": (a_cell(),) * (MAX_CELLS + 1)}, "257 sizes, more than 256"),
     ],
 )
 def test_an_absurd_report_is_rejected_with_its_reason(change: dict[str, Any], said: str) -> None:

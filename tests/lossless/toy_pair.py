@@ -5,7 +5,7 @@ is the prompt; the tokens at positions 1 .. FORCED are forced (a session's first
 plain), so that the ``length`` tokens after them are all open to drafting.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from dspark.core.draft import DraftRequest, Proposal, Rows
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling
+from dspark.model.ragged_target import judge_rows
 from dspark.model.sampling_rows import sampling_batch
+from dspark.model.session_logits import SessionLogits
 from dspark.verifier.target_port import Kv, Segment
 from dspark_kernels.sampling import choose_tokens
 
@@ -22,6 +26,8 @@ FORCED = 2
 PAGE_TOKENS = 4
 CONFIDENCES = (0.0, 0.25, 0.5, 0.9, 1.0)
 """Few values, saturated ones among them, so that ties are the rule."""
+
+MakeProcessor = Callable[[Generation], LogitsProcessor]
 
 Context = tuple[int, int, int]
 """(position of the token to come, the token before the last, the last token)."""
@@ -104,10 +110,13 @@ def toy_pair(vocab_size: int, length: int, *, seed: int, noise: float = 1.0) -> 
 
 
 class ToyTarget:
-    """A target whose KV is its tokens, in pages; it chooses by the kernels' coupled sampler."""
+    """A target whose KV is its tokens, in pages; it chooses by the serving path's samplers."""
 
-    def __init__(self, pair: ToyPair, num_pages: int) -> None:
+    def __init__(
+        self, pair: ToyPair, num_pages: int, make_processor: MakeProcessor | None = None
+    ) -> None:
         self.pair = pair
+        self._make_processor = make_processor
         self._kv = np.full(num_pages * PAGE_TOKENS, -1, dtype=np.int64)
 
     @property
@@ -117,6 +126,11 @@ class ToyTarget:
     @property
     def max_context_tokens(self) -> int:
         return 4096
+
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        if self._make_processor is not None:
+            return self._make_processor(generation)
+        return SessionLogits(generation, self.vocab_size, None)
 
     def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         contexts: list[Context] = []
@@ -133,6 +147,10 @@ class ToyTarget:
                 contexts.append((row + 1, int(before), int(last)))
                 samplings.append(part.sampling)
                 drafts.append(part.tokens[row + 1 - part.start] if row + 1 < stop else None)
+        if any(part.laws is not None or part.processor is not None for part in segments):
+            logits = torch.from_numpy(self.pair.target[tuple(np.array(contexts).T)])
+            positions = [position for position, _, _ in contexts]
+            return judge_rows(logits, list(zip(samplings, positions, strict=True)), segments)
         tokens = iter(self.chosen(contexts, samplings, drafts))
         return [tuple(next(tokens) for _ in range(part.choose)) for part in segments]
 
@@ -145,7 +163,13 @@ class ToyTarget:
         """The target's token of each row; an honest one does not look at the drafts."""
         return coupled(self.pair.target, contexts, samplings)
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         raise NotImplementedError("prompts run in the verifier here")
 
     def rows(self, pages: Sequence[int], start: int, stop: int) -> Rows:

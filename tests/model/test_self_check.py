@@ -66,10 +66,15 @@ class _Oracle(BlockDrafter):
         twin = tiny.runner()
         start = [(index * 7919 + 13) % tiny.VOCAB for index in range(8)]
         tokens = list(start)
+        computed = 0
         while len(tokens) < 140:
             segment = Segment(
-                token_ids=tokens, start=0, block_table=range(64), logits_from=len(tokens) - 1
+                token_ids=tokens[computed:],
+                start=computed,
+                block_table=range(64),
+                logits_from=len(tokens) - computed - 1,
             )
+            computed = len(tokens)
             logits = twin.forward(RaggedBatch(segments=(segment,))).logits
             tokens.append(int(logits.argmax()))
         self._text = tokens

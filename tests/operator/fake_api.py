@@ -74,6 +74,7 @@ class FakeApi:
     patches: list[Any] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     refusing: dict[str, str] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
 
     @property
     def resources(self) -> Any:
@@ -88,6 +89,8 @@ class FakeApi:
         self, resource: FakeResource, *, body: Document, field_manager: str, force_conflicts: bool
     ) -> None:
         name = body["metadata"]["name"]
+        if resource.kind in self.failing:
+            raise _failure(500, "etcd is away")
         if resource.kind in self.refusing:
             raise _failure(422, self.refusing[resource.kind])
         key = (resource.api_version, resource.kind, body["metadata"]["namespace"], name)

@@ -10,7 +10,7 @@ import yaml
 
 from tests.operator.cases import CHART, PROFILES, profile
 
-HELM = os.environ.get("DSPARK_HELM") or shutil.which("helm")
+HELM = shutil.which(os.environ.get("DSPARK_HELM") or "helm")
 needs_helm = pytest.mark.skipif(HELM is None, reason="no helm here: set DSPARK_HELM to one")
 
 

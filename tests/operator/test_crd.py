@@ -9,6 +9,7 @@ import yaml
 
 from dspark_operator.chart_schema import with_spec
 from dspark_operator.crd import dump, policy_crd, service_crd, spec_schema
+from dspark_operator.reference import reference
 from tests.operator.cases import CHART, PROFILES, profile, small
 from tests.operator.test_spec import MISTAKES
 
@@ -20,6 +21,18 @@ def test_the_files_in_the_chart_are_up_to_date() -> None:
     assert (CHART / "crds/verificationpolicies.yaml").read_text() == dump(policy_crd()), AGAIN
     values = (CHART / "values.schema.json").read_text()
     assert values == with_spec(values, spec_schema(service_crd())), AGAIN
+    told = reference((CHART / "values.yaml").read_text(), values, spec_schema(service_crd()))
+    assert (CHART / "REFERENCE.md").read_text() == told, AGAIN
+
+
+def test_the_reference_tells_every_value_and_every_field() -> None:
+    told = (CHART / "REFERENCE.md").read_text()
+    for key in (
+        "operator.watchNamespaces", "redis.image.tag", "instance.spec",
+        "pools[].groups[].replicas.min", "gateway.settings.drainSeconds", "model.target.hub.id",
+    ):  # fmt: skip
+        (row,) = [line for line in told.splitlines() if line.startswith(f"| `{key}` |")]
+        assert row.split(" | ")[3].strip(" |"), row
 
 
 def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dspark_operator.drift import drift
+from dspark_operator.drift import changed_list, drift
 from tests.operator.cases import children, small
 
 
@@ -58,3 +58,27 @@ def test_what_is_empty_may_be_left_out(empty: Any) -> None:
     desired, live = _live("Service")
     desired["spec"]["something"] = empty
     assert drift(desired, live) is None
+
+
+def test_a_list_that_somebody_changed_is_restored_as_a_whole() -> None:
+    desired, live = _live("Service")
+    live["spec"]["ports"][0]["port"] = 81
+    assert changed_list(desired, live) == ("/spec/ports", desired["spec"]["ports"])
+    desired, live = _live("Service")
+    live["spec"]["ports"].append({"name": "more", "port": 9})
+    assert changed_list(desired, live) == ("/spec/ports", desired["spec"]["ports"])
+    desired, live = _live("Deployment")
+    live["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "DEBUG"})
+    pointer, wanted = changed_list(desired, live) or ("", None)
+    assert pointer == "/spec/template/spec/containers"
+    assert wanted == desired["spec"]["template"]["spec"]["containers"]
+
+
+def test_what_we_change_ourselves_and_what_lies_in_no_list_is_applied() -> None:
+    desired, live = _live("Service")
+    live["spec"]["type"] = "NodePort"
+    assert changed_list(desired, live) is None
+    live["spec"]["ports"] = []
+    live["metadata"]["annotations"] = {}
+    assert changed_list(desired, live) is None
+    assert changed_list(desired, copy.deepcopy(desired)) is None

@@ -55,6 +55,11 @@ class World:
         conditions = self.document["status"]["conditions"]
         return {c["type"]: (c["status"], c["reason"]) for c in conditions}
 
+    def compared(self, **status: Any) -> None:
+        """What the Job controller says of the pair check."""
+        (job,) = [d for key, d in self.api.objects.items() if key[1] == "Job"]
+        job["status"] = status or {"succeeded": 1}
+
     def live(self) -> None:
         """What controllers and KubeRay would do."""
         self.api.of("Deployment", "llm-gateway")["status"] = {"availableReplicas": 1}
@@ -77,6 +82,8 @@ def world() -> World:
 @pytest.fixture
 def ready(world: World) -> World:
     world.look()
+    world.compared()
+    world.look()
     world.live()
     world.look()
     world.look()
@@ -86,6 +93,8 @@ def ready(world: World) -> World:
 
 
 def test_a_new_service_is_created_and_becomes_ready(world: World) -> None:
+    assert world.look()["Reconciling"] == ("True", "CheckingPair")
+    world.compared()
     told = world.look()
     assert told["Reconciling"] == ("True", "Creating")
     assert world.api.log[-1] == "apply RayService llm"
@@ -95,6 +104,52 @@ def test_a_new_service_is_created_and_becomes_ready(world: World) -> None:
     assert told["Ready"] == ("True", "FirstTokenSeen")
     assert told["Reconciling"] == ("False", "UpToDate")
     assert ("Normal", "FirstTokenSeen") in world.events
+
+
+def test_nothing_is_rolled_before_the_pair_is_compared(world: World) -> None:
+    world.look()
+    made = {key[1] for key in world.api.objects}
+    assert made == {"ServiceAccount", "NetworkPolicy", "Job"}
+    world.api.log.clear()
+    world.look()
+    assert world.api.log == []
+
+
+def test_a_pair_that_does_not_fit_is_not_rolled_and_what_runs_stays(ready: World) -> None:
+    model = small()["model"] | {"drafter": {"hub": {"id": "org/other"}}}
+    ready.edit(model=model)
+    assert ready.look()["Reconciling"] == ("True", "CheckingPair")
+    jobs = {d["metadata"]["name"]: d for k, d in ready.api.objects.items() if k[1] == "Job"}
+    name, job = next((n, j) for n, j in jobs.items() if "status" not in j)
+    job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    said = "dspark: the drafter expects a target with hidden_size 8, this target has 16"
+    ended = {"terminated": {"exitCode": 1, "message": f"loading\n{said}\n"}}
+    ready.api.objects["v1", "Pod", "serving", f"{name}-x"] = {
+        "metadata": {
+            "name": f"{name}-x",
+            "labels": {"serving.dspark.dev/service": "llm", "job-name": name},
+        },
+        "status": {"containerStatuses": [{"name": "pair-check", "state": ended}]},
+    }
+    ready.api.log.clear()
+    told = ready.look()
+    assert told["Stalled"] == ("True", "IncompatibleDrafter")
+    assert told["Ready"] == ("True", "FirstTokenSeen")
+    assert ready.api.log == []
+    (stalled,) = [c for c in ready.document["status"]["conditions"] if c["type"] == "Stalled"]
+    assert stalled["message"] == said.removeprefix("dspark: ")
+    assert ("Warning", "IncompatibleDrafter") in ready.events
+    # Back to the pair that fits: its check is remembered.
+    ready.edit()
+    assert ready.look()["Reconciling"] == ("False", "UpToDate")
+    assert f"delete Job {name}" in ready.api.log
+
+
+def test_a_comparison_that_cannot_be_carried_out_is_no_verdict(world: World) -> None:
+    world.look()
+    failed = {"type": "Failed", "status": "True", "message": "Job was active longer than deadline"}
+    world.compared(conditions=[failed])
+    assert world.look()["Stalled"] == ("True", "PairCheckFailed")
 
 
 def test_a_settled_service_is_neither_written_nor_asked_for_tokens(ready: World) -> None:
@@ -117,9 +172,19 @@ def test_a_token_is_asked_for_again_after_an_outage(ready: World) -> None:
 
 
 def test_what_somebody_changed_is_written_again_and_nothing_else(ready: World) -> None:
-    ready.api.of("Service", "llm-gateway")["spec"]["ports"][0]["port"] = 81
+    ready.api.of("Service", "llm-gateway")["spec"]["type"] = "NodePort"
     ready.look()
     assert ready.api.log == ["apply Service llm-gateway"]
+
+
+def test_a_list_that_somebody_changed_is_replaced_since_an_apply_would_keep_it(
+    ready: World,
+) -> None:
+    wanted = ready.api.of("Service", "llm-gateway")["spec"]["ports"]
+    ready.api.of("Service", "llm-gateway")["spec"]["ports"] = [{**wanted[0], "port": 81}]
+    ready.look()
+    assert ready.api.log == ["patch Service llm-gateway"]
+    assert ready.api.patches[-1] == [{"op": "add", "path": "/spec/ports", "value": wanted}]
 
 
 def test_children_that_are_no_longer_wanted_are_deleted_and_volumes_never(ready: World) -> None:
@@ -129,13 +194,17 @@ def test_children_that_are_no_longer_wanted_are_deleted_and_volumes_never(ready:
     )
     ready.look()
     deleted = {entry for entry in ready.api.log if entry.startswith("delete")}
-    names = ("gateway", "controller", "engine", "ray-head")
+    names = ("gateway", "controller", "engine", "ray-head", "pair-check")
     assert deleted == {f"delete NetworkPolicy llm-{name}" for name in names}
     assert ready.api.of("PersistentVolumeClaim", "llm-controller-store")
 
 
 def test_a_held_edit_leaves_the_ray_service_alone_and_warns(ready: World) -> None:
     ready.edit(images={"engine": "dspark-engine:9.9.9"})
+    ready.look()
+    (job,) = [d for k, d in ready.api.objects.items() if k[1] == "Job" and "status" not in d]
+    job["status"] = {"succeeded": 1}
+    ready.api.log.clear()
     told = ready.look()
     assert told["Stalled"] == ("True", "NewClusterNeeded")
     assert told["Ready"] == ("True", "FirstTokenSeen")
@@ -159,8 +228,39 @@ def test_a_refusal_of_the_api_server_is_told_in_its_words(ready: World) -> None:
     assert "llm-controller-store: field can not be less" in stalled["message"]
 
 
+def test_a_failure_of_the_api_server_is_told_and_tried_again(world: World) -> None:
+    world.look()
+    world.compared()
+    world.api.failing.add("Deployment")
+    with pytest.raises(kopf.TemporaryError, match="etcd is away"):
+        world.look()
+    patch = kopf.Patch()
+    with pytest.raises(kopf.TemporaryError):
+        reconcile(kopf.Body(world.document), patch, world.memo)
+    told = {c["type"]: c for c in patch["status"]["conditions"]}
+    assert (told["Reconciling"]["status"], told["Reconciling"]["reason"]) == (
+        "True", "ApiServerError",
+    )  # fmt: skip
+    assert told["Ready"]["status"] == "False"
+    world.api.failing.clear()
+    assert world.look()["Reconciling"] == ("True", "Creating")
+
+
+def test_a_first_visit_that_fails_leaves_every_condition_unknown(world: World) -> None:
+    world.api.failing.add("ServiceAccount")
+    patch = kopf.Patch()
+    with pytest.raises(kopf.TemporaryError):
+        reconcile(kopf.Body(world.document), patch, world.memo)
+    told = {c["type"]: c["status"] for c in patch["status"]["conditions"]}
+    assert told.pop("Reconciling") == "True"
+    assert set(told.values()) == {"Unknown"}
+    assert "observedGeneration" not in patch["status"]
+
+
 def test_a_cluster_without_kuberay_is_told_so(world: World) -> None:
     world.api.missing.add("RayService")
+    world.look()
+    world.compared()
     assert world.look()["Stalled"] == ("True", "KubeRayMissing")
 
 

@@ -29,7 +29,7 @@ def _pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]
     """Every pod template: (owner, template)."""
     for child in objects:
         name = f"{child['kind']} {child['metadata']['name']}"
-        if child["kind"] == "Deployment":
+        if child["kind"] in ("Deployment", "Job"):
             yield name, child["spec"]["template"]
         if child["kind"] == "RayService":
             cluster = child["spec"]["rayClusterConfig"]
@@ -123,6 +123,17 @@ def test_every_pod_is_confined(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
+def test_every_port_says_its_protocol(name: str) -> None:
+    """Part of its identity in a server-side apply; Kubernetes 1.20 refuses one without."""
+    for child in children(profile(name)):
+        if child["kind"] == "Service":
+            assert all(port["protocol"] for port in child["spec"]["ports"])
+    for _, template in _pods(children(profile(name))):
+        for container in template["spec"]["containers"]:
+            assert all(port["protocol"] for port in container.get("ports", []))
+
+
+@pytest.mark.parametrize("name", PROFILES)
 def test_pods_outlive_their_drain(name: str) -> None:
     rendered = children(profile(name))
     templates = dict(_pods(rendered))
@@ -196,6 +207,61 @@ def test_an_autoscaled_gateway_has_no_count_to_fight_over() -> None:
     assert _of(rendered, "HorizontalPodAutoscaler", "llm-gateway")["spec"]["maxReplicas"] == 4
 
 
+def test_ways_in_lead_to_the_gateway() -> None:
+    rendered = children(
+        small(
+            gateway={
+                "service": {"port": 8080},
+                "ingress": {"host": "llm.example.org", "tlsSecretName": "llm-tls",
+                            "className": "nginx", "annotations": {"a": "b"}},
+                "httpRoute": {"parentRefs": [{"name": "edge", "namespace": "gateways"}],
+                              "hostnames": ["llm.example.org"]},
+            }
+        )
+    )  # fmt: skip
+    ports = {port["name"]: port["port"] for port in
+             _of(rendered, "Service", "llm-gateway")["spec"]["ports"]}  # fmt: skip
+    ingress = _of(rendered, "Ingress", "llm-gateway")
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert path["backend"]["service"]["name"] == "llm-gateway"
+    assert path["backend"]["service"]["port"]["name"] in ports
+    assert ingress["spec"]["tls"] == [{"hosts": ["llm.example.org"], "secretName": "llm-tls"}]
+    assert ingress["metadata"]["annotations"]["a"] == "b"
+    route = _of(rendered, "HTTPRoute", "llm-gateway")["spec"]
+    assert route["rules"] == [{"backendRefs": [{"name": "llm-gateway", "port": ports["http"]}]}]
+    assert route["parentRefs"] == [{"name": "edge", "namespace": "gateways"}]
+
+
+def test_another_pair_is_another_check_and_nothing_else_is() -> None:
+    def job(spec: dict[str, Any]) -> str:
+        (found,) = [c["metadata"]["name"] for c in children(spec) if c["kind"] == "Job"]
+        return str(found)
+
+    other = small()
+    other["model"]["drafter"] = {"hub": {"id": "org/drafter"}}
+    scaled = small(gateway={"replicas": 3})
+    scaled["pools"][0]["groups"][0] |= {
+        "replicas": {"min": 2, "max": 3}, "tolerations": [{"operator": "Exists"}],
+    }  # fmt: skip
+    assert job(small()) == job(scaled)
+    assert len({job(small()), job(other), job(small(images={"engine": "e:2"}))}) == 3
+
+
+def test_the_check_names_the_pair_that_the_engines_load() -> None:
+    rendered = children(profile("heterogeneous"))
+    (job,) = [child for child in rendered if child["kind"] == "Job"]
+    *_, target, drafter = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    for application in yaml.safe_load(rendered[-1]["spec"]["serveConfigV2"])["applications"]:
+        model = application["args"]["system"]["model"]
+        assert (model["target"], model["drafter"]) == (target, drafter)
+
+
+def test_without_a_drafter_nothing_is_compared() -> None:
+    spec = small()
+    del spec["model"]["drafter"], spec["pools"][1]
+    assert not [child for child in children(spec) if "pair-check" in child["metadata"]["name"]]
+
+
 def test_an_old_cluster_gets_what_it_knows() -> None:
     old = Cluster(minor=20, kinds=frozenset())
     rendered = children(small(observability={"monitors": True}), old)
@@ -210,7 +276,7 @@ def test_an_old_cluster_gets_what_it_knows() -> None:
     assert not {"PodDisruptionBudget", "PodMonitor"} & {child["kind"] for child in taken}
 
 
-@pytest.mark.parametrize("version", ["1.28", "1.32", "1.37"])
+@pytest.mark.parametrize("version", ["1.28", pytest.param("1.32", marks=pytest.mark.long), "1.37"])
 def test_kubernetes_accepts_every_child(version: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -218,8 +284,9 @@ def test_kubernetes_accepts_every_child(version: str) -> None:
             "kubernetes_validate", reason="kubernetes-validate is not installed"
         )
     minor = int(version.split(".")[1])
-    for name in PROFILES:
-        for child in children(profile(name), Cluster(minor=minor)):
+    ingress = {"gateway": {"ingress": {"host": "llm.example.org", "tlsSecretName": "t"}}}
+    for spec in [*map(profile, PROFILES), small(**ingress)]:
+        for child in children(spec, Cluster(minor=minor)):
             group = child["apiVersion"].split("/")[0]
             if group not in ("ray.io", "monitoring.coreos.com"):
                 with warnings.catch_warnings():

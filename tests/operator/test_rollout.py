@@ -79,6 +79,12 @@ def test_nothing_happens_without_an_edit() -> None:
     assert edited(small(), created(small())).kind is StepKind.NOTHING
 
 
+def test_a_deleted_ray_service_is_made_again_once_its_pods_are_gone() -> None:
+    desired = ray_service(small())
+    assert next_step(desired, None, NONE, pods_left=2).reason == "OldPodsEnding"
+    assert next_step(desired, None, NONE).kind is StepKind.CREATE
+
+
 def test_a_count_an_engine_setting_and_a_toleration_go_out_in_place() -> None:
     live = created(small())
     for change in (

@@ -94,6 +94,18 @@ def test_a_kind_of_node_without_capacity_is_named_and_the_rest_serves() -> None:
     assert _told(seen, "Ready") == ("True", "FirstTokenSeen")
 
 
+def test_one_verifier_of_two_serves_and_none_does_not() -> None:
+    spec = small()
+    spec["pools"][0]["groups"][0]["replicas"] = {"min": 2, "max": 2}
+    two = service(spec)
+    told = {c.type: c for c in conditions_of(two, HEALTHY)}
+    assert (told["Ready"].status, told["VerifierReady"].reason) == ("True", "TooFewReplicas")
+    none = replace(HEALTHY, fleet=_fleet(verifier_big=UnitReport()))
+    told = {c.type: c for c in conditions_of(two, none)}
+    assert (told["Ready"].status, told["Ready"].reason) == ("False", "NoVerifierReady")
+    assert "verifier-big has 0 of 2" in told["Ready"].message
+
+
 def test_a_held_edit_stalls_and_is_not_reconciled() -> None:
     hold = Step(kind=StepKind.HOLD, reason="NewClusterNeeded", message="images")
     seen = replace(HEALTHY, step=hold)

@@ -15,7 +15,7 @@ from dspark.controller.loop import Controller
 from dspark.controller.policies import Ask, Conflict, LostRace
 from dspark.controller.registry import Refused, UnknownPool
 from dspark.controller.store import MemoryStore
-from dspark.core.budget import ALL, OFF
+from dspark.core.budget import ALL, DISABLED, OFF
 from dspark.core.changes import Change, policy_of
 from dspark.core.curve import Curve
 from dspark.core.fleet import Replica, ReplicaState, Role
@@ -28,7 +28,7 @@ SETTINGS = ControllerSettings(
     reservoir_size=64, max_cohorts=1,
 )  # fmt: skip
 
-ENTRY_WORDS = {ALL: "all", OFF: "off"}
+ENTRY_WORDS = {ALL: "all", OFF: "off", DISABLED: "disabled"}
 
 
 class Stage:
@@ -48,6 +48,7 @@ class Stage:
             (r"(\w+) drains", self.drain),
             (r"(\w+) reports (\d+) sessions(?:, a draft round of (\d+) ms)?"
              r"(?:, (\d+) rounds that survive by ([\d. ]+))?(?:, using epoch (\d+))?", self.report),
+            (r"(\w+)'s guard trips", self.trip),
             (r"(\w+)'s old process reports", self.report_stale),
             (r"(\w+) wants (\d+) replicas in (\w+) because (.+)", self.want),
             (r"(\w+) sets (\w+) to (.+?)(?: for ([\d.]+) s)?(, having read version (\d+))?"
@@ -126,6 +127,11 @@ class Stage:
             replace(report, budget_epoch=Epoch(int(epoch)) if epoch else None), self.now_s
         )
         return "" if outcome.value == "accepted" else f"{outcome.value}"
+
+    def trip(self, name: str) -> str:
+        report = a_report(name, incarnation=self.replicas[name].incarnation)
+        tripped = replace(report, guard_checks=9, guard_violations=3, guard_tripped=True)
+        return self.controller.report(tripped, self.now_s).value
 
     def report_stale(self, name: str) -> str:
         old = self.replicas[name].incarnation - 1

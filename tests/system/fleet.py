@@ -5,6 +5,7 @@ The models are tiny and random; the replicas are those that Ray would place.
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,14 +30,15 @@ from dspark.verifier.replica import VerifierReplica
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
 from dspark.wire.v1.common_pb2 import Sampling
 from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
-from tests.model import tiny
+from tests.model import byte_tokenizer, tiny
 
 PAGE_TOKENS = 8
 
 
 def write_pair(folder: Path) -> ModelSettings:
     """A tiny random target and a tiny random drafter of it, on disk."""
-    target = tiny.folder("qwen3")
+    target = shutil.copytree(tiny.folder("qwen3"), folder / "target")
+    byte_tokenizer.tokenizer().save(str(target / "tokenizer.json"))
     save_drafter(folder, tiny.drafter(), json.loads((target / "config.json").read_text()))
     return ModelSettings(
         name="tiny",
@@ -53,6 +55,7 @@ class Answer:
 
     tokens: list[int]
     stats: verify_pb2.GenerationStats
+    logprobs: list[float]
 
 
 class System:
@@ -123,8 +126,12 @@ class System:
         speculate: bool = True,
         max_draft_tokens: int = 0,
         at: dict[int, Callable[[], object]] | None = None,
+        rules: verify_pb2.LogitRules | None = None,
     ) -> Answer:
-        """Run one generation; ``at`` says what happens once so many tokens have come."""
+        """Run one generation; ``at`` says what happens once so many tokens have come.
+
+        With rules it has log-probabilities, and may end with the tokenizer's stop token.
+        """
         fleet = self.controller.fleet.value
         assert fleet is not None
         address = next(
@@ -140,9 +147,13 @@ class System:
             speculation=verify_pb2.GenerateRequest.Speculation(
                 enabled=speculate, max_draft_tokens=max_draft_tokens
             ),
+            logit_rules=rules,
+            top_logprobs=None if rules is None else 1,
+            stop_token_ids=[] if rules is None else [byte_tokenizer.STOP],
         )
         due = dict(at or {})
         tokens: list[int] = []
+        logprobs: list[float] = []
         last = verify_pb2.GenerateResponse()
         async with open_channel(address) as channel:
             stub: verify_pb2_grpc.VerifyServiceAsyncStub = verify_pb2_grpc.VerifyServiceStub(
@@ -150,11 +161,12 @@ class System:
             )
             async for last in stub.Generate(request, timeout=30.0):
                 tokens.extend(last.token_ids)
+                logprobs.extend(each.logprob for each in last.logprobs)
                 for mark in [mark for mark in due if mark <= len(tokens)]:
                     due.pop(mark)()
         assert last.finish_reason == verify_pb2.FINISH_REASON_LENGTH
         assert not due
-        return Answer(tokens, last.stats)
+        return Answer(tokens, last.stats, logprobs)
 
 
 @asynccontextmanager

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from dspark.wire.v1 import verify_pb2
 from dspark.wire.v1.common_pb2 import Sampling
-from tests.model import tiny
+from tests.model import byte_tokenizer, tiny
 from tests.system.fleet import PAGE_TOKENS, System, system
 
 GREEDY = Sampling()
@@ -43,6 +44,26 @@ async def test_streams_are_the_same_with_speculation_on_off_and_capped(it: Syste
         assert freely.stats.drafted_steps > 0
         assert freely.stats.row_bytes > 0
         assert sum(shortly.stats.accepted_histogram[3:]) == 0
+
+
+async def test_rules_and_logprobs_are_the_same_with_speculation_on_off_and_capped(
+    it: System,
+) -> None:
+    rules = verify_pb2.LogitRules(
+        bias_token_ids=[5], bias_values=[-3.0], repetition_penalty=1.2, presence_penalty=0.5,
+        frequency_penalty=0.25, regex="[a-f ]{99,}",
+    )  # fmt: skip
+    for sampling in (GREEDY, SAMPLED):
+        for prompt in PROMPTS[:2]:  # one runs here, one in the prefill pool
+            off = await it.generate(prompt, COUNT, sampling, speculate=False, rules=rules)
+            on = await it.generate(prompt, COUNT, sampling, rules=rules)
+            capped = await it.generate(prompt, COUNT, sampling, max_draft_tokens=2, rules=rules)
+            assert on.tokens == capped.tokens == off.tokens
+            assert on.logprobs == capped.logprobs == off.logprobs
+            assert len(off.logprobs) == len(off.tokens) == COUNT
+            text = byte_tokenizer.tokenizer().decode(off.tokens)
+            assert set(text) <= set("abcdef ")
+            assert on.stats.drafted_steps > 0
 
 
 async def test_sessions_side_by_side_get_what_they_get_alone(it: System) -> None:

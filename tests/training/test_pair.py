@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from dspark.core.calibration import parse_calibration
+from dspark.core.calibration import MODES, parse_calibration
 from dspark.model.checkpoint import load_drafter
+from dspark.model.sts import read_calibration
 from dspark.training.corpus import Document, read_documents
 from dspark.training.drafter import DrafterSettings, train_drafter
 from dspark.training.evaluation import (
@@ -18,6 +19,7 @@ from dspark.training.evaluation import (
 )
 from dspark.training.features import FeatureSettings, make_features
 from dspark.training.generation import DenseTarget, generate, temperature_choice
+from dspark.training.judged import judge_everywhere
 from dspark.training.prompts import HeldOutPrompt, PromptSource, held_out_prompts, write_prompts
 from dspark.training.repeats import repeated_share
 from dspark.training.repetition import PolishSettings, polish_target
@@ -25,6 +27,8 @@ from dspark.training.rollout import Rounds, play, roll_out
 from dspark.training.selftext import SelfTextSettings, make_selftext
 from dspark.training.target import TargetSettings, bits_per_byte, load_target, train_target
 from dspark.training.tokenizer import load_tokenizer
+from dspark_kernels.rejection_draft import shipped_laws
+from dspark_kernels.sampling import SamplingBatch
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +140,52 @@ def test_every_token_is_committed_once_and_rounds_add_up(pair, temperature):
         assert rounds.logits.shape == (len(rounds.accepted), 3)
 
 
+@pytest.mark.parametrize("honest", [True, False])
+def test_drafts_judged_on_a_text_are_accepted_as_rejection_accepts_them(pair, honest):
+    """On texts drawn from p, 1 - TV of the drafts; on other texts (control) not."""
+    drafter = load_drafter(pair.out)
+    num, vocab = 6_000, drafter.lm_head.weight.shape[0]
+    torch.manual_seed(0)
+    h = torch.randn(1, 3, drafter.config.hidden_size)
+    anchor = 11
+    neutral = SamplingBatch.of(temperatures=[1.0], seeds=[0], positions=[0])
+
+    def shipped(k, previous):
+        bias, _ = drafter.head_bias(torch.tensor([previous]), h[:, k])
+        kept, weights = shipped_laws(drafter.base_logits(h)[:, k] + bias, neutral, 8)
+        q = torch.zeros(vocab, dtype=torch.float64)
+        q[torch.from_numpy(kept[0])] = torch.from_numpy(weights[0]).double()
+        return q / q.sum()
+
+    with torch.no_grad():
+        q = shipped(0, anchor)
+        p = 0.7 * q.roll(3) + 0.3 * q
+        drawn_from = p if honest else q
+        second_p = 0.6 * shipped(1, int(q.argmax())) + 0.4 * q
+        text = torch.multinomial(second_p, 4 * num, replacement=True).reshape(num, 4)
+        text[:, 0] = anchor
+        text[:, 1] = torch.multinomial(drawn_from, num, replacement=True)
+        laws = torch.stack((p, second_p, second_p, second_p)).float().repeat(num, 1)
+        accepted, logits = judge_everywhere(
+            drafter, h.expand(num, -1, -1), text.flatten(), torch.arange(num) * 4,
+            laws, temperature=1.0, max_q_tokens=8, seed=1,
+        )  # fmt: skip
+        again = {
+            int(t): float(torch.minimum(second_p, shipped(1, int(t))).sum()) for t in q.nonzero()
+        }
+    assert logits.shape == (num, 3)
+    first = (accepted >= 1).double()
+    chance = float(torch.minimum(p, q).sum())
+    z = (float(first.mean()) - chance) / (chance * (1 - chance) / num) ** 0.5
+    assert (abs(z) < 5) == honest
+    if honest:
+        seconds = torch.tensor([again[int(t)] for t in text[accepted >= 1, 1]])
+        found = float((accepted[accepted >= 1] >= 2).double().sum())
+        spread = float((seconds * (1 - seconds)).sum()) ** 0.5
+        assert found > 50
+        assert abs(found - float(seconds.sum())) < 5 * spread
+
+
 def test_figures_count_a_position_only_where_it_was_reached():
     rounds = Rounds(
         domain="code",
@@ -167,7 +217,7 @@ def test_evaluation_writes_every_figure(pair, work, tmp_path):
         )
     )
     assert json.loads((tmp_path / "eval.json").read_text()) == figures
-    assert set(figures) >= {"bits_per_byte", "greedy", "coupled"}
+    assert set(figures) >= {"bits_per_byte", *MODES}
 
 
 def test_bits_per_byte_of_overlapping_windows_equal_those_of_one_window(work):
@@ -248,12 +298,18 @@ def test_calibration_is_fitted_for_each_mode_and_reads_back(pair, work, tmp_path
         max_new=16,
     )
     calibrate(dataclasses.replace(settings, modes=("greedy",)))
-    calibrate(dataclasses.replace(settings, modes=("coupled",)))
+    picture = tmp_path / "reliability.svg"
+    calibrate(dataclasses.replace(settings, modes=("coupled", "rejection"), plot=picture))
+    assert "rejection, " in picture.read_text()
     document = json.loads((tmp_path / "sts.json").read_text())
-    for mode in ("greedy", "coupled"):
+    assert read_calibration(tmp_path, 3).rejection == tuple(document["rejection"]["temperatures"])
+    for mode in MODES:
         fitted = parse_calibration(document[mode], 3)
         assert fitted.mode == mode
         assert fitted.num_samples >= 20
+        assert fitted.adopted == document[mode]["adopted"]
+        if not fitted.adopted:
+            assert fitted.temperatures == (1.0,) * 3
     with pytest.raises(ValueError, match="held-out prompts gave"):
         calibrate(dataclasses.replace(settings, num_rounds=100_000, modes=("greedy",)))
 

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dspark.config.verifier import VerifierSettings
+from dspark.config.verifier import GuardSettings, VerifierSettings
 from dspark.core.curve import Curve
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.logits import TokenLogprobs
 from dspark.core.pages import PageAllocator
 from dspark.core.session import FinishReason
 from dspark.drafter.engine import DrafterEngine
@@ -18,6 +19,7 @@ from dspark.local.memory_port import MemoryPort
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent, PrefillPort
+from dspark.verifier.guard import Guard
 from dspark.verifier.rounds import BudgetSource
 from tests.fakes import PAGE_TOKENS, VOCAB, FakeDrafter, FakeTarget
 
@@ -32,11 +34,19 @@ class Collected:
         self.reason: FinishReason | None = None
         self.stats: GenerationStats | None = None
         self.error: str | None = None
+        self.logprobs: list[TokenLogprobs] = []
+        self.anywhere = False
         self.done = threading.Event()
         self.some = threading.Event()
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
         self.tokens.extend(tokens)
+        self.logprobs.extend(logprobs)
         if len(self.tokens) > 8:
             self.some.set()
 
@@ -44,8 +54,8 @@ class Collected:
         self.reason, self.stats = reason, stats
         self.done.set()
 
-    def fail(self, message: str) -> None:
-        self.error = message
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
+        self.error, self.anywhere = message, anywhere
         self.done.set()
 
     def wait(self) -> "Collected":
@@ -66,10 +76,13 @@ class System:
         drafting: bool = True,
         deadline_floor_s: float = 2.0,
         step_s: float = 0.0,
+        target: type[FakeTarget] = FakeTarget,
+        guard: GuardSettings | None = None,
+        byte_stable: bool = True,
         **settings: int,
     ) -> None:
         self.inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
-        self.target = FakeTarget(num_pages, step_s=step_s)
+        self.target = target(num_pages, step_s=step_s)
         self.port = MemoryPort(self.inbox.put)
         self.drafters: dict[ReplicaName, tuple[FakeDrafter, DrafterEngine]] = {}
         pages = PageAllocator(num_pages, PAGE_TOKENS)
@@ -96,6 +109,11 @@ class System:
             curve=curve,
             block_size=GAMMA,
             model_name="fake",
+            guard=None
+            if guard is None
+            else Guard(
+                self.target, pages, guard, pool="v", chunk_tokens=8, byte_stable=byte_stable
+            ),
             inbox=self.inbox,
         )
 

@@ -4,7 +4,9 @@ import time
 import pytest
 
 from dspark.core.budget import OFF
+from dspark.core.curve import Curve, CurvePoint
 from dspark.core.generation import Generation
+from dspark.core.refinement import MAX_RATIO
 from dspark.core.sampling import Sampling
 from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
@@ -71,6 +73,34 @@ def test_a_stop_token_ends_the_generation_and_is_its_last_token() -> None:
         sink = system.generate(ask([5, 6], 60, stop_tokens=frozenset({stop}))).wait()
         assert sink.tokens == expected[: expected.index(stop) + 1]
         assert sink.reason is FinishReason.STOP
+
+
+def test_logprobs_come_with_the_tokens_that_are_committed() -> None:
+    expected = continuation([5, 6], 60, GREEDY)
+    stop = expected[23]
+    with running(System()) as system:
+        system.add_drafter("d1")
+        sink = system.generate(
+            ask([5, 6], 60, stop_tokens=frozenset({stop}), top_logprobs=1)
+        ).wait()
+        assert [-each.logprob for each in sink.logprobs] == sink.tokens
+        assert system.generate(ask([5, 6])).wait().logprobs == []
+
+
+def test_a_grammar_that_cannot_be_followed_ends_its_own_session_only() -> None:
+    with running(System()) as system:
+        system.add_drafter("d1")
+        system.target.gives_up_after = 9
+        free = system.engine.intake.pages.free_pages
+        bad = system.generate(ask([1, 2], top_logprobs=0))
+        good = system.generate(ask([5, 6]))
+        assert bad.wait().error == "the grammar cannot be followed"
+        assert bad.anywhere
+        assert len(bad.tokens) >= 9
+        assert bad.tokens == continuation([1, 2], len(bad.tokens), GREEDY)
+        assert good.wait().tokens == continuation([5, 6], 40, GREEDY)
+        assert system.engine.num_open == 0
+        assert system.engine.intake.pages.free_pages == free
 
 
 def test_a_resumed_generation_continues_where_it_stopped() -> None:
@@ -174,3 +204,25 @@ def test_equal_prompts_share_pages() -> None:
         assert first.tokens == second.tokens
         assert second.stats is not None
         assert second.stats.cached_prompt_tokens == 36
+
+
+def test_live_steps_are_compared_with_the_profiled_curve() -> None:
+    curve = Curve(
+        version="v",
+        device="fake",
+        points=tuple(
+            CurvePoint(context_tokens=0, sessions=1, batch_tokens=tokens, step_s=0.001)
+            for tokens in (1, 8)
+        ),
+    )
+    with running(System(step_s=0.002, curve=curve)) as system:
+        system.add_drafter("d1")
+        system.generate(ask([1, 2, 3], 200)).wait()
+        system.generate(ask([1, 2, 3], 100, speculate=False)).wait()
+        assert system.engine.refinement is not None
+        system.engine.refinement.fold()
+        cells = system.engine.refinement.cells
+    assert {cell.batch_tokens for cell in cells if cell.steps > 50} >= {1}
+    assert any(cell.batch_tokens > 1 for cell in cells)
+    # The fake sleeps 2 ms where the curve says 1.
+    assert all(1.9 < cell.ratio <= MAX_RATIO for cell in cells)

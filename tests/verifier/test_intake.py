@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -107,8 +107,7 @@ def ask(prompt: Sequence[int], count: int = 12, **more: object) -> Generation:
         request_id="r",
         prompt=tuple(prompt),
         max_new_tokens=count,
-        sampling=SAMPLING,
-        **more,  # type: ignore[arg-type]
+        **({"sampling": SAMPLING} | more),  # type: ignore[arg-type]
     )
 
 
@@ -223,16 +222,55 @@ def test_pages_that_are_here_already_are_named_in_the_request() -> None:
         assert sink.stats.cached_prompt_tokens == 20
 
 
-def test_a_prompt_is_not_shared_before_it_is_complete() -> None:
+def test_a_prefix_is_not_shared_before_it_is_complete() -> None:
     it = Bench()
     with running(it.system):
         first, one = it.begin()
         it.chunk(first, 0, 20)
-        second, two = it.begin()
+        longer = [*PROMPT, 5, 5, 5, 5]
+        second, two = it.begin(longer)
         assert second.held == ()
         it.chunk(first, 20, 22)
-        it.chunk(second, 0, 22)
-        assert one.wait().tokens == two.wait().tokens == EXPECTED
+        it.chunk(second, 0, 26)
+        assert one.wait().tokens == EXPECTED
+        assert two.wait().tokens == continuation(longer, 12, SAMPLING)
+
+
+def test_choices_of_one_prompt_share_its_pages_and_one_prefill() -> None:
+    it = Bench()
+    pages = it.system.engine.intake.pages
+    free = pages.free_pages
+    with running(it.system):
+        first, one = it.begin()
+        others = [
+            it.system.generate(ask(PROMPT, sampling=replace(SAMPLING, choice=choice)))
+            for choice in (1, 2)
+        ]
+        another, unlike = it.begin([9] * 22)  # passes them by
+        assert another.tokens == (9,) * 22
+        held = 2 * pages.pages_for(34)
+        assert free - pages.free_pages == held
+        it.chunk(first, 0, 22)
+        for choice, sink in enumerate([one, *others]):
+            expected = continuation(PROMPT, 12, replace(SAMPLING, choice=choice))
+            assert sink.wait().tokens == expected
+        assert [sink.stats and sink.stats.cached_prompt_tokens for sink in others] == [20, 20]
+        assert len(it.port.begun) == 2
+        assert it.prompt_tokens_here == 2 * 2  # each ran the two tokens after the last full page
+        it.chunk(another, 0, 22)
+        assert unlike.wait().tokens == continuation([9] * 22, 12, SAMPLING)
+
+
+def test_a_choice_goes_on_by_itself_where_the_first_one_is_cancelled() -> None:
+    it = Bench()
+    with running(it.system):
+        first, _ = it.begin()
+        second = it.system.generate(ask(PROMPT))
+        it.port.some.clear()
+        it.system.engine.cancel(first.session)
+        assert it.port.some.wait(10.0)
+        it.chunk(it.port.begun[-1], 0, 22)
+        assert second.wait().tokens == EXPECTED
 
 
 def cancel_when_waiting(it: Bench) -> None:

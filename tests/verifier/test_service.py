@@ -126,6 +126,31 @@ async def test_a_stop_token_ends_the_stream() -> None:
         assert last.finish_reason == verify_pb2.FINISH_REASON_STOP
 
 
+async def test_logprobs_come_one_a_token() -> None:
+    async with client() as it:
+        request = verify_pb2.GenerateRequest(
+            prompt_token_ids=[5, 6], max_new_tokens=9, sampling=SAMPLED, top_logprobs=1
+        )
+        got = []
+        async for message in it.stub.Generate(request, timeout=20.0):
+            assert len(message.logprobs) == len(message.token_ids)
+            got += [(-each.logprob, *each.top_token_ids) for each in message.logprobs]
+        expected = continuation([5, 6], 9, Sampling(temperature=0.5, seed=3, choice=1))
+        assert got == [(token, token) for token in expected]
+
+
+async def test_a_grammar_that_cannot_be_followed_is_aborted() -> None:
+    async with client() as it:
+        it.system.target.gives_up_after = 3
+        request = verify_pb2.GenerateRequest(
+            prompt_token_ids=[5, 6], max_new_tokens=30, sampling=SAMPLED, stop_token_ids=[VOCAB],
+            logit_rules=verify_pb2.LogitRules(regex="a+"),
+        )  # fmt: skip
+        assert await it.refused(request) is grpc.StatusCode.ABORTED
+        request.logit_rules.presence_penalty = 3.0
+        assert await it.refused(request) is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_stream_goes_on_after_tokens_that_were_delivered_elsewhere() -> None:
     async with client() as it:
         tokens, _ = await it.all(ask([1, 2, 3], 60, committed=EXPECTED[:25]))

@@ -1,6 +1,12 @@
 from dataclasses import fields
 
+from dspark.core.generation import Generation
+from dspark.core.sampling import Sampling
+from dspark.telemetry.metrics import REGISTRY
+from dspark.verifier.budget_cell import FixedBudget
+from dspark.verifier.calibration import CalibrationGauge
 from dspark.verifier.window import LoadWindow, Sums
+from tests.verifier.harness import GAMMA, System, running
 
 
 def test_steps_add_up_until_they_are_taken() -> None:
@@ -24,7 +30,7 @@ def test_every_sum_is_folded_in() -> None:
     numbers = {
         field.name: index
         for index, field in enumerate(fields(Sums), 1)
-        if field.name not in {"outcomes"}
+        if field.name not in {"outcomes", "turn_s"}
     }
     window = LoadWindow(0.0)
     window.step(sums=Sums(**numbers), survivals=[])
@@ -39,3 +45,39 @@ def test_only_the_newest_survivals_are_kept() -> None:
     _, survivals, _ = window.take(1.0)
     assert len(survivals) == 64
     assert survivals[-1] == (0.01,)
+
+
+def test_turns_are_folded_in_by_themselves() -> None:
+    window = LoadWindow(0.0)
+    window.turn(0.25)
+    window.turn(0.5)
+    assert window.take(1.0)[0].turn_s == 0.75
+    assert window.take(2.0)[0].turn_s == 0.0
+
+
+def test_outcomes_of_rounds_are_known_as_far_as_they_were_judged_and_become_gauges() -> None:
+    with running(System(budget=FixedBudget(4))) as system:
+        system.add_drafter("d1")
+        sampling = Sampling(temperature=0.7, seed=1)
+        stats = [
+            system.generate(
+                Generation(
+                    request_id="r", prompt=(seed,), max_new_tokens=600,
+                    sampling=sampling if seed % 2 else Sampling(),
+                )
+            ).wait().stats
+            for seed in range(4)
+        ]  # fmt: skip
+        rounds = system.engine.window.take_observed()
+        assert system.engine.window.take_observed() == []
+    assert {mode for mode, _ in rounds} == {"greedy", "coupled"}
+    assert sum(n for _, (_, _, n) in rounds) == sum(s.accepted_draft_tokens for s in stats if s)
+    for _, (survivals, known, accepted) in rounds:
+        assert accepted <= known <= min(accepted + 1, 4, len(survivals))
+    CalibrationGauge(pool="gauged", gamma=GAMMA).update(rounds * 10)
+    labels = {"pool": "gauged", "mode": "greedy", "position": "0"}
+    value = REGISTRY.get_sample_value("dspark_draft_calibration_error_ratio", labels)
+    assert value is not None
+    assert 0.0 < value < 0.5  # stated .9, accepted 4 of 5
+    late = {**labels, "position": "6"}  # never verified under this budget
+    assert REGISTRY.get_sample_value("dspark_draft_calibration_error_ratio", late) is None

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from dspark.core.budget import OFF, Budget, ContextBucket
+from dspark.core.budget import DISABLED, Budget, ContextBucket
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
 from dspark.core.fleet import (
@@ -20,6 +20,8 @@ from dspark.core.fleet import (
     Role,
 )
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, SessionId, Term
+from dspark.core.logits import Grammar, GrammarKind, LogitRules, TokenLogprobs
+from dspark.core.refinement import StepCell
 from dspark.core.sampling import Sampling
 from dspark.wire.budget import budget_from_wire, budget_to_wire
 from dspark.wire.draft import (
@@ -42,9 +44,15 @@ from dspark.wire.fleet import (
     replica_from_wire,
     replica_to_wire,
 )
+from dspark.wire.logits import (
+    logprobs_from_wire,
+    logprobs_to_wire,
+    rules_from_wire,
+    rules_to_wire,
+)
 from dspark.wire.sampling import sampling_from_wire, sampling_to_wire
 from dspark.wire.tensor import element_name, element_type, tensor_from_wire, tensor_to_wire
-from dspark.wire.v1 import common_pb2, control_pb2, draft_pb2
+from dspark.wire.v1 import common_pb2, control_pb2, draft_pb2, verify_pb2
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -72,6 +80,21 @@ samplings = st.builds(
     top_k=u32,
     top_p=st.floats(2**-20, 1, width=32),
     min_p=share,
+)
+penalty = st.floats(-2, 2, width=32)
+biases = st.dictionaries(u32, st.floats(-100, 100, width=32), max_size=4)
+rules = st.builds(
+    LogitRules,
+    bias=biases.map(lambda bias: tuple(sorted(bias.items()))),
+    repetition_penalty=st.floats(0.125, 8, width=32),
+    frequency_penalty=penalty,
+    presence_penalty=penalty,
+    grammar=st.none() | st.builds(Grammar, kind=st.sampled_from(GrammarKind), text=text),
+)
+token_logprobs = st.builds(
+    TokenLogprobs,
+    logprob=st.floats(-1e6, 0, width=32),
+    top=st.lists(st.tuples(u32, st.floats(-1e6, 0, width=32)), max_size=4).map(tuple),
 )
 compatibilities = st.builds(
     Compatibility,
@@ -137,8 +160,16 @@ reports = st.builds(
     mean_context_tokens=amount,
     draft_round_s=amount,
     connected_drafters=u32,
+    step_cells=st.lists(
+        st.builds(StepCell, sessions=u32, batch_tokens=u32, steps=amount, ratio=amount), max_size=3
+    ).map(tuple),
+    turn_s=amount,
+    schedule_s=amount,
+    guard_checks=st.integers(0, 2**63),
+    guard_violations=st.integers(0, 2**63),
+    guard_tripped=st.booleans(),
 )
-entries = st.lists(st.integers(OFF, 2**31 - 1), min_size=1, max_size=4).map(tuple)
+entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(
     Budget,
     pool=text.map(PoolName),
@@ -209,6 +240,26 @@ replies = st.builds(
 @given(samplings)
 def test_sampling(value: Sampling) -> None:
     assert sampling_from_wire(sampling_to_wire(value)) == value
+
+
+@QUICK
+@given(rules)
+def test_logit_rules(value: LogitRules) -> None:
+    message = rules_to_wire(value) or verify_pb2.LogitRules()
+    assert rules_from_wire(message) == value
+
+
+@QUICK
+@given(token_logprobs)
+def test_logprobs(value: TokenLogprobs) -> None:
+    assert logprobs_from_wire(logprobs_to_wire(value)) == value
+
+
+def test_logit_rules_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="logit_bias: 2 tokens with 1 values"):
+        rules_from_wire(verify_pb2.LogitRules(bias_token_ids=[1, 2], bias_values=[0.5]))
+    with pytest.raises(ValueError, match=r"repetition_penalty 11\.0"):
+        rules_from_wire(verify_pb2.LogitRules(repetition_penalty=11.0))
 
 
 @QUICK

@@ -20,7 +20,7 @@ def accounts(service: Service) -> list[Object]:
     return [
         make(service, "v1", "ServiceAccount", component,
              body={"automountServiceAccountToken": False})
-        for component in _COMPONENTS
+        for component in (*_COMPONENTS, *_checking(service))
     ]  # fmt: skip
 
 
@@ -92,7 +92,12 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
                 {"ports": [_tcp(8080)]},
             ],
         ),
+        *(_policy(service, component, ingress=[]) for component in _checking(service)),
     ]  # fmt: skip
+
+
+def _checking(service: Service) -> tuple[str, ...]:
+    return () if service.spec.model.drafter is None else (names.PAIR_CHECK,)
 
 
 def _budget(service: Service, cluster: Cluster, component: str, chosen: Object) -> Object:

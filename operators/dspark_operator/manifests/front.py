@@ -35,7 +35,7 @@ def gateway(service: Service, release: Release) -> list[Object]:
         "image": image,
         "command": ["python", "-m", "dspark.gateway"],
         "args": ["--config-json", f"{names.CONFIG_DIR}/gateway.json"],
-        "ports": [{"name": "http", "containerPort": names.GATEWAY_PORT}],
+        "ports": [pods.port("http", names.GATEWAY_PORT)],
         "startupProbe": {**live, "periodSeconds": 2, "failureThreshold": 150},
         "livenessProbe": live,
         "readinessProbe": ready,
@@ -59,7 +59,7 @@ def gateway(service: Service, release: Release) -> list[Object]:
                 "spec": {
                     "type": spec.service.type,
                     "selector": names.selector(service, names.GATEWAY),
-                    "ports": [{"name": "http", "port": spec.service.port, "targetPort": "http"}],
+                    "ports": [_port("http", spec.service.port)],
                 }
             },
         ),
@@ -84,8 +84,8 @@ def controller(service: Service, release: Release, cluster: Cluster) -> list[Obj
         "command": ["python", "-m", "dspark.controller"],
         "args": ["--config-json", f"{names.CONFIG_DIR}/controller.json"],
         "ports": [
-            {"name": "grpc", "containerPort": names.CONTROLLER_PORT},
-            {"name": "metrics", "containerPort": names.CONTROLLER_METRICS_PORT},
+            pods.port("grpc", names.CONTROLLER_PORT),
+            pods.port("metrics", names.CONTROLLER_METRICS_PORT),
         ],
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": 60},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
@@ -130,18 +130,19 @@ def controller(service: Service, release: Release, cluster: Cluster) -> list[Obj
                 "spec": {
                     "selector": names.selector(service, names.CONTROLLER),
                     "ports": [
-                        {"name": "grpc", "port": names.CONTROLLER_PORT, "targetPort": "grpc"},
-                        {
-                            "name": "metrics",
-                            "port": names.CONTROLLER_METRICS_PORT,
-                            "targetPort": "metrics",
-                        },
+                        _port("grpc", names.CONTROLLER_PORT),
+                        _port("metrics", names.CONTROLLER_METRICS_PORT),
                     ],
                 }
             },
         ),
     ]  # fmt: skip
     return made
+
+
+def _port(name: str, number: int) -> Object:
+    """Return a Service's port to the container's port of the same name."""
+    return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
 
 
 def _config(service: Service, component: str, file: str, settings: Object) -> Object:

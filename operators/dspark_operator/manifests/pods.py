@@ -50,6 +50,15 @@ def container_security() -> Object:
     }
 
 
+def port(name: str, number: int) -> Object:
+    """Return a container's port.
+
+    The protocol is written out: it is part of the port's identity in a server-side apply, and not
+    every version fills it in first.
+    """
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
 def resources(given: Resources) -> Object:
     """Return requests and limits as Kubernetes writes them: strings."""
     made: Object = {}

@@ -201,7 +201,7 @@ def _template(
                     "image": service.spec.images.engine or release.engine_image,
                     "imagePullPolicy": service.spec.images.pull_policy,
                     "env": environment,
-                    "ports": [{"name": name, "containerPort": port} for name, port in ports],
+                    "ports": [pods.port(name, number) for name, number in ports],
                     "resources": size,
                     "securityContext": pods.container_security(),
                     "volumeMounts": [*files.mounts],

@@ -5,7 +5,9 @@ from dspark_operator.manifests.access import accounts, disruption_budgets, netwo
 from dspark_operator.manifests.front import controller, gateway
 from dspark_operator.manifests.monitors import monitors
 from dspark_operator.manifests.objects import Cluster, Release
+from dspark_operator.manifests.pair_check import pair_check
 from dspark_operator.manifests.ray import ray_service
+from dspark_operator.manifests.ways_in import ways_in
 from dspark_operator.spec.parse import Service
 
 OPTIONAL = {
@@ -13,6 +15,7 @@ OPTIONAL = {
     "HorizontalPodAutoscaler",
     "ServiceMonitor",
     "PodMonitor",
+    "HTTPRoute",
 }
 """Kinds without which a service still serves; left out where the cluster does not know them."""
 
@@ -26,8 +29,10 @@ def render(service: Service, release: Release, cluster: Cluster) -> list[Object]
     return [
         *accounts(service),
         *network_policies(service, release, cluster),
+        *pair_check(service, release),
         *controller(service, release, cluster),
         *gateway(service, release),
+        *ways_in(service),
         *disruption_budgets(service, cluster),
         *monitors(service),
         ray_service(service, release),

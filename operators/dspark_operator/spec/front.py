@@ -55,6 +55,39 @@ class GatewayService(Part):
     """Annotations of the Service, for load balancers."""
 
 
+class Ingress(Part):
+    """An Ingress in front of the gateway."""
+
+    host: str = Field(pattern=r"^(\*\.)?[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)
+    """Host name that clients ask for."""
+    class_name: ObjectName | None = None
+    """IngressClass; absent: the cluster's default."""
+    tls_secret_name: ObjectName | None = None
+    """Secret of type kubernetes.io/tls for the host; absent: plain HTTP."""
+    annotations: dict[str, str] = Field(default={}, max_length=32)
+    """Annotations, for the ingress controller: time-outs above the longest stream, no buffering."""
+
+
+class ParentRef(Part):
+    """A Gateway of the Gateway API."""
+
+    name: ObjectName
+    """Its name."""
+    namespace: ObjectName | None = None
+    """Its namespace; absent: the service's own."""
+    section_name: ObjectName | None = None
+    """One of its listeners; absent: all that match."""
+
+
+class HttpRoute(Part):
+    """An HTTPRoute of the Gateway API to the gateway."""
+
+    parent_refs: list[ParentRef] = Field(min_length=1, max_length=8)
+    """Gateways that take the route."""
+    hostnames: list[str] = Field(default=[], max_length=16)
+    """Host names that clients ask for; absent: those of the listeners."""
+
+
 class GatewaySpec(Placement):
     """The OpenAI-compatible front."""
 
@@ -67,7 +100,11 @@ class GatewaySpec(Placement):
     )
     """Of one pod."""
     service: GatewayService = GatewayService()
-    """How clients reach it."""
+    """How clients reach it inside the cluster."""
+    ingress: Ingress | None = None
+    """Lets clients in through an ingress controller."""
+    http_route: HttpRoute | None = None
+    """Lets clients in through the Gateway API."""
     settings: dict[str, Json] = Field(default={})
     """Gateway settings, in camelCase; absent ones keep the gateway's defaults."""
 

@@ -1,6 +1,9 @@
 """Arms: the ways to speculate that one run compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+Topology = Literal["disaggregated", "colocated"]
 
 OFF = "off"
 ADAPTIVE = "adaptive"
@@ -13,19 +16,26 @@ class Arm:
     """One way to speculate; it is asked of the server with every request.
 
     Attributes:
-        name: "off", "fixed:K" or "adaptive".
+        name: "off", "fixed:K" or "adaptive"; with "@colocated" where that is the topology.
         enabled: Whether drafts are made at all.
         max_draft_tokens: Largest draft a step; 0 for the drafter's block.
+        topology: Whether drafter and target have a device each or take turns on one.
     """
 
     name: str
     enabled: bool
     max_draft_tokens: int = 0
+    topology: Topology = "disaggregated"
 
     @property
     def fixed(self) -> bool:
         """Whether it asks for one draft length."""
         return self.max_draft_tokens > 0
+
+    @property
+    def kind(self) -> str:
+        """The name without its topology."""
+        return self.name.partition("@")[0]
 
     @property
     def speculation(self) -> dict[str, object]:
@@ -63,3 +73,29 @@ def parse_arms(text: str) -> tuple[Arm, ...]:
     if twice is not None:
         raise ValueError(f"arm {twice!r} appears twice in {text!r}")
     return arms
+
+
+def parse_topologies(text: str) -> tuple[Topology, ...]:
+    """Read a comma-separated list of topologies.
+
+    Raises:
+        ValueError: One is unknown, or appears twice.
+    """
+    known: tuple[Topology, ...] = get_args(Topology)
+    words = [word.strip() for word in text.split(",")]
+    chosen = tuple(topology for word in words for topology in known if topology == word)
+    if len(chosen) != len(words) or len(set(chosen)) != len(chosen):
+        raise ValueError(f"--topology {text!r} is no list of different ones of {', '.join(known)}")
+    return chosen
+
+
+def across(arms: tuple[Arm, ...], topologies: tuple[Topology, ...]) -> tuple[Arm, ...]:
+    """Return every arm in every topology; "off" has no drafter and comes once."""
+    placed = []
+    for topology in topologies:
+        for arm in arms:
+            if not arm.enabled and topology != topologies[0]:
+                continue
+            name = f"{arm.name}@{topology}" if arm.enabled and topology == "colocated" else arm.name
+            placed.append(replace(arm, name=name, topology=topology))
+    return tuple(placed)

@@ -1,14 +1,15 @@
-"""Engines in this process as a ``Server``: no HTTP, no scheduler of others, one request at once.
+"""Engines in this process as a ``Server``: no HTTP, no gRPC.
 
 The engines themselves come from whoever starts the bench: nothing here loads a model.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Protocol
 
-from dspark.bench.arms import ADAPTIVE, Arm
+from dspark.bench.arms import ADAPTIVE, Arm, Topology
 from dspark.bench.record import Counts, Piece
 from dspark.bench.schedule import Request
 from dspark.core.generation import Generation, GenerationStats
@@ -31,16 +32,29 @@ class Engine(Protocol):
 
 
 class EngineServer:
-    """Asks one engine for the fixed lengths (it verifies all) and another for "adaptive"."""
+    """Asks an engine of the arm's topology: one that verifies all, or the one of "adaptive"."""
 
-    def __init__(self, plain: Engine, adaptive: Engine, encode: Callable[[str], list[int]]) -> None:
-        self._plain = plain
-        self._adaptive = adaptive
+    def __init__(
+        self,
+        engines: Mapping[tuple[Topology, bool], Engine],
+        encode: Callable[[str], list[int]],
+        *,
+        max_requests: int,
+    ) -> None:
+        """Take the engines.
+
+        Args:
+            engines: By (topology, whether it is the one of "adaptive").
+            encode: The tokenizer.
+            max_requests: Most at once.
+        """
+        self._engines = engines
         self._encode = encode
+        self._readers = ThreadPoolExecutor(max_requests, thread_name_prefix="bench")
 
     async def stream(self, arm: Arm, request: Request) -> AsyncGenerator[Piece]:
         """See Server: the engine blocks, so a thread reads it."""
-        engine = self._adaptive if arm.name == ADAPTIVE else self._plain
+        engine = self._engines[arm.topology, arm.kind == ADAPTIVE]
         generation = Generation(
             request_id=f"bench-{request.index}",
             prompt=tuple(self._encode(request.prompt.text)),
@@ -49,19 +63,19 @@ class EngineServer:
             speculate=arm.enabled,
             max_draft_tokens=arm.max_draft_tokens,
         )
-        async with aclosing(_in_thread(engine.stream(generation))) as events:
+        async with aclosing(self._in_thread(engine.stream(generation))) as events:
             async for event in events:
                 if isinstance(event, tuple):
                     yield Piece(token_ids=event)
                 else:
                     yield Piece(counts=_counts(event.stats))
 
-
-async def _in_thread(
-    events: "Iterator[tuple[int, ...] | End]",
-) -> "AsyncGenerator[tuple[int, ...] | End]":
-    while (event := await asyncio.to_thread(next, events, None)) is not None:
-        yield event
+    async def _in_thread(
+        self, events: "Iterator[tuple[int, ...] | End]"
+    ) -> "AsyncGenerator[tuple[int, ...] | End]":
+        loop = asyncio.get_running_loop()
+        while (event := await loop.run_in_executor(self._readers, next, events, None)) is not None:
+            yield event
 
 
 def _counts(stats: GenerationStats) -> Counts:

@@ -1,6 +1,7 @@
-"""Forecasts: what the profiled curves say a round takes, against what it took.  Pure.
+"""Forecasts: what the curves say a round takes, against what it took.  Pure.
 
-Budgets rest on the curves, so a bench that shows a gain also shows how far they were right.  The
+Budgets rest on the curves as live steps refine them (`core.refinement`), so a bench that shows a
+gain also shows how far they were right.  The
 numbers are those of the replicas' reports: every second or two the newest half second.
 """
 
@@ -10,6 +11,7 @@ from statistics import median
 
 from dspark.core.curve import curve_problem, step_seconds
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
+from dspark.core.refinement import refine
 
 _MIN_STEPS = 3  # in a report, before it says anything about a step
 
@@ -22,8 +24,9 @@ class Sample:
         arm: Which ran.
         load: Under which load.
         busy_share: Of the window, spent in verify steps; the rest is bubble.
-        step_s: Measured mean of a step.
-        forecast_step_s: The same by the verifier's curve.
+        step_s: Measured mean of a step with all that the loop does around it, waiting left out.
+        forecast_step_s: The same by the verifier's refined curve.
+        schedule_s: Of it, deciding and bookkeeping.
         draft_s: Measured round trip of a draft; None without drafts.
         forecast_draft_s: The same by the drafter's curve, which knows no transport.
     """
@@ -33,6 +36,7 @@ class Sample:
     busy_share: float
     step_s: float
     forecast_step_s: float
+    schedule_s: float = 0.0
     draft_s: float | None = None
     forecast_draft_s: float | None = None
 
@@ -59,7 +63,9 @@ def describe(samples: Sequence[Sample]) -> list[str]:
     said = f"{median(rounds):.2f} ({len(rounds)} reports)" if rounds else "- (no drafts)"
     return [
         f"A verify step was forecast at {median(steps):.2f} of its measured time (median of "
-        f"{len(steps)} reports), a step with its draft at {said}."
+        f"{len(steps)} reports), a step with its draft at {said}.",
+        f"The scheduler took {1e3 * median(s.schedule_s for s in samples):.2f} ms of a step; "
+        f"verifiers were busy {_busy(samples)} of the time.",
     ]
 
 
@@ -75,6 +81,7 @@ def summarise_samples(samples: Sequence[Sample]) -> list[dict[str, object]]:
             "reports": len(own),
             "verifier_busy_share": round(median(s.busy_share for s in own), 4),
             "step_ms": round(1e3 * median(s.step_s for s in own), 3),
+            "schedule_ms": round(1e3 * median(s.schedule_s for s in own), 3),
             "forecast_over_measured_step": round(
                 median(s.forecast_step_s / s.step_s for s in own), 4
             ),
@@ -98,9 +105,10 @@ def _sample(
         arm=arm,
         load=load,
         busy_share=report.busy_share,
-        step_s=report.step_s / report.steps,
+        step_s=report.turn_s / report.steps,
+        schedule_s=report.schedule_s / report.steps,
         forecast_step_s=step_seconds(
-            replica.curve,
+            refine(replica.curve, report.step_cells),
             sessions=sessions,
             batch_tokens=batch_tokens,
             context_tokens=report.mean_context_tokens,
@@ -125,6 +133,15 @@ def _round_ratio(sample: Sample) -> float | None:
     if sample.draft_s is None or sample.forecast_draft_s is None:
         return None
     return (sample.forecast_step_s + sample.forecast_draft_s) / (sample.step_s + sample.draft_s)
+
+
+def _busy(samples: Sequence[Sample]) -> str:
+    """Return the median busy share of each load, of arms that drafted."""
+    loads: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.draft_s is not None:
+            loads.setdefault(sample.load, []).append(sample.busy_share)
+    return ", ".join(f"{median(own):.0%} at {load}" for load, own in loads.items()) or "-"
 
 
 def _rounded_median(values: Sequence[float]) -> float | None:

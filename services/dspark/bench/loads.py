@@ -43,8 +43,6 @@ def parse_loads(
         rates = _numbers(rate, float, "--rate")
         return tuple(Load(concurrency=max_in_flight, rate_per_s=value) for value in rates)
     users = _numbers(concurrency or ("1" if engine else _USERS), int, "--concurrency")
-    if engine and users != [1]:
-        raise ValueError(f"--engine serves one request at a time, not --concurrency {concurrency}")
     return tuple(Load(concurrency=count) for count in users)
 
 

@@ -1,4 +1,4 @@
-"""The picture: throughput against per-user speed, one line an arm (paper, Figure 7)."""
+"""The pictures: throughput against per-user speed (paper, Figure 7), budget against load (8)."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -32,8 +32,20 @@ def make_lines(summaries: Sequence[Summary]) -> dict[str, list[Point]]:
     return lines
 
 
+def make_budget_lines(summaries: Sequence[Summary]) -> dict[str, list[tuple[str, float]]]:
+    """Return (load, drafts verified in a session's step) of every arm that drafts."""
+    lines: dict[str, list[tuple[str, float]]] = {}
+    for summary in summaries:
+        verified = summary.figure(
+            lambda m: m.verified_per_request / m.steps_per_request if m.steps_per_request else None
+        )
+        if summary.arm.enabled and verified is not None:
+            lines.setdefault(summary.arm.name, []).append((summary.load.label, verified.median))
+    return lines
+
+
 def draw(summaries: Sequence[Summary], path: Path, *, title: str) -> None:
-    """Write the picture; the suffix of ``path`` chooses the format.
+    """Write both pictures side by side; the suffix of ``path`` chooses the format.
 
     Raises:
         ValueError: The format is unknown.
@@ -41,8 +53,9 @@ def draw(summaries: Sequence[Summary], path: Path, *, title: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(7.0, 4.5), layout="constrained")
-    axes = picture.add_subplot()
+    picture = Figure(figsize=(11.0, 4.5), layout="constrained")
+    picture.suptitle(title, size=9)
+    axes, budget = picture.subplots(1, 2)
     for arm, points in make_lines(summaries).items():
         axes.plot(
             [point[0] for point in points],
@@ -55,11 +68,18 @@ def draw(summaries: Sequence[Summary], path: Path, *, title: str) -> None:
             axes.annotate(load, (user, total), textcoords="offset points", xytext=(5, 5), size=7)
     axes.set_xlabel("tokens/s of one user")
     axes.set_ylabel("tokens/s of all users")
-    axes.set_title(title, size=9)
     axes.margins(0.1)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
     if axes.lines:
         axes.legend(title="arm", fontsize=8)
+    for arm, verified in make_budget_lines(summaries).items():
+        budget.plot([at[0] for at in verified], [at[1] for at in verified], marker="o", label=arm)
+    budget.set_xlabel("load (users, or arrivals a second)")
+    budget.set_ylabel("drafts verified in a step of one session")
+    budget.set_ylim(bottom=0)
+    budget.grid(visible=True, alpha=0.3)
+    if budget.lines:
+        budget.legend(title="arm", fontsize=8)
     picture.savefig(path, dpi=150)

@@ -9,16 +9,16 @@ from dspark.bench.summary import Figure, Summary
 Json = dict[str, object]
 
 
-def make_report(summaries: Sequence[Summary], *, topology: str, run: Mapping[str, object]) -> Json:
+def make_report(summaries: Sequence[Summary], *, run: Mapping[str, object]) -> Json:
     """Return {"results": one entry for each (load, arm), "run": what was asked, and where}."""
-    return {"results": [_entry(summary, topology) for summary in summaries], "run": dict(run)}
+    return {"results": [_entry(summary) for summary in summaries], "run": dict(run)}
 
 
-def _entry(summary: Summary, topology: str) -> Json:
+def _entry(summary: Summary) -> Json:
     load = summary.load
     entry: Json = {
-        "arm": summary.arm.name,
-        "topology": topology,
+        "arm": summary.arm.kind,
+        "topology": summary.arm.topology,
         "concurrency": load.concurrency,
         "rate_per_s": load.rate_per_s,
     }

@@ -92,7 +92,7 @@ def _summary(arm: Arm, load: Load, turns: _Turns) -> Summary:
     off = turns.get((OFF, load), {})
     # The off arm held against itself says nothing.
     pairs = [] if arm.name == OFF else [(mine[r], off[r]) for r in mine if r in off]
-    best_fixed = _best_fixed(load, turns) if arm.name == ADAPTIVE else None
+    best_fixed = _best_fixed(arm, load, turns) if arm.kind == ADAPTIVE else None
     return Summary(
         arm=arm,
         load=load,
@@ -108,10 +108,11 @@ def _summary(arm: Arm, load: Load, turns: _Turns) -> Summary:
     )
 
 
-def _best_fixed(load: Load, turns: _Turns) -> str | None:
+def _best_fixed(adaptive: Arm, load: Load, turns: _Turns) -> str | None:
     medians = {}
     for (name, own_load), repeats in turns.items():
-        fixed = next(iter(repeats.values())).record.cell.arm.fixed
+        arm = next(iter(repeats.values())).record.cell.arm
+        fixed = arm.fixed and arm.topology == adaptive.topology
         figure = _figure([turn.measures.tokens_per_s for turn in repeats.values()])
         if own_load == load and fixed and figure is not None:
             medians[name] = figure.median

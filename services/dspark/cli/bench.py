@@ -15,7 +15,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from dspark.bench.arms import ADAPTIVE, Arm, parse_arms
+from dspark.bench.arms import ADAPTIVE, Arm, across, parse_arms, parse_topologies
 from dspark.bench.forecast import Sample, describe, summarise_samples
 from dspark.bench.load import Server
 from dspark.bench.loads import parse_loads
@@ -30,6 +30,7 @@ from dspark.bench.table import make_table
 from dspark.cli.client import open_client, stream
 from dspark.cli.options import Config, Set, StateDir, load, state_folder
 from dspark.cli.stack.record import require_running
+from dspark.config.model import ModelSettings
 
 _WIDTH = 150  # of a table that goes to a file
 
@@ -63,8 +64,18 @@ def bench(
         typer.Option(min=1, help="In each cell; absent: 3 a user, at least 6 (open loop: 24)."),
     ] = None,
     engine: Annotated[
-        bool, typer.Option("--engine", help="The engines in this process, no stack, one user.")
+        bool, typer.Option("--engine", help="The engines in this process, no stack.")
     ] = False,
+    topology: Annotated[
+        str,
+        typer.Option(
+            help="With --engine and a paced model: disaggregated, colocated (drafter and target "
+            "take turns on one device), or both."
+        ),
+    ] = "disaggregated",
+    latency_ms: Annotated[
+        float, typer.Option(min=0.0, help="With --engine: one-way delay to the drafter.")
+    ] = 0.0,
     url: Annotated[str | None, typer.Option(help="Server; absent: the running stack.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name; absent: the stack's.")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each request.")] = 300.0,
@@ -107,17 +118,21 @@ def bench(
     (only for the running stack): budgets are as right as the curves are.
 
     Client and server share this machine's cores, for all arms alike.  With --engine, --config and
-    --set choose the model.
+    --set choose the model.  Of a paced model (configs/paced.yaml) every figure is of its pace and
+    none of speed.
 
-    JSON: {"results": [{"arm", "topology": "disaggregated" or "local", "concurrency",
+    JSON: {"results": [{"arm", "topology": "disaggregated" or "colocated", "concurrency",
     "rate_per_s", "tokens_per_s", "user_tokens_per_s", "ttft_p50_ms", "token_p50_ms",
     "token_p99_ms", "accepted_length", "verified_per_request", "wasted_share", "ratio_to_off",
     "differing_outputs", ..., "repeats": [...]}], "run": {...}}.
     """
     if plot is not None:
         require_plotting()
+    topologies = parse_topologies(topology)
+    if not engine and (topologies != ("disaggregated",) or latency_ms):
+        raise ValueError("--topology and --latency-ms need --engine: a stack is what it is")
     plan = Plan(
-        arms=parse_arms(arms),
+        arms=across(parse_arms(arms), topologies),
         loads=parse_loads(concurrency, rate, max_in_flight=max_in_flight, engine=engine),
         prompts=load_prompts(prompts, domain, seed=seed),
         repeats=repeats,
@@ -147,7 +162,8 @@ def bench(
         if engine:
             settings = load(config, set_, None).model
             run |= {"model": settings.name, "target": settings.target, "drafter": settings.drafter}
-            with _engines(plan, config, set_) as server:
+            run |= {"paced": settings.paced is not None, "latency_ms": latency_ms}
+            with _engines(plan, settings, latency_ms / 1e3) as server:
                 asyncio.run(run_plan(plan, server, timeout, notes, None))
         else:
             controller: str | None = None
@@ -164,8 +180,7 @@ def bench(
         whole = len(notes.records) == len(make_schedule(plan))
         run |= {"complete": whole, "seconds": (datetime.now(UTC) - began).total_seconds()}
         run |= {"reports": summarise_samples(notes.samples)}
-        topology = "local" if engine else "disaggregated"
-        _show(summaries, notes.samples, topology=topology, run=run, json_file=json_file, plot=plot)
+        _show(summaries, notes.samples, run=run, json_file=json_file, plot=plot)
     if any(summary.differing for summary in summaries):
         raise typer.Exit(1)
 
@@ -201,36 +216,40 @@ async def _run_over_http(
 
 
 @contextmanager
-def _engines(plan: Plan, config: Path | None, set_: list[str] | None) -> Iterator[Server]:
-    """Load the pair once for the arms that verify all and once for "adaptive", if asked for."""
+def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator[Server]:
+    """Load the pair for every topology, once to verify all and once for "adaptive"."""
     from dspark.bench.engine import EngineServer
     from dspark.gateway.served_model import load_served_model
     from dspark.local.system import LocalSystem, Speculation
 
-    model = load(config, set_, None).model
     codec = load_served_model(model.name, model.target).codec
     longest = max(len(codec.encode(prompt.text)) for prompt in plan.prompts) + plan.tokens
-    num_pages = max(256, -(-(longest + 64) // model.page_tokens))
-    names = {arm.name for arm in plan.arms}
+    users = max(load.concurrency for load in plan.loads)
+    num_pages = max(256, users * -(-(longest + 64) // model.page_tokens))
+    wanted = dict.fromkeys((arm.topology, arm.kind == ADAPTIVE) for arm in plan.arms)
     console = Console(stderr=True)
     with ExitStack() as stack:
         with console.status("loading and profiling"):
-            systems = [
-                stack.enter_context(LocalSystem(model, speculation, num_pages=num_pages))
-                for speculation, wanted in (
-                    (Speculation(), bool(names - {ADAPTIVE})),
-                    (Speculation(adaptive=True), ADAPTIVE in names),
+            systems = {
+                (topology, adaptive): stack.enter_context(
+                    LocalSystem(
+                        model,
+                        Speculation(adaptive=adaptive),
+                        num_pages=num_pages,
+                        max_sessions=users,
+                        colocated=topology == "colocated",
+                        latency_s=latency_s,
+                    )
                 )
-                if wanted
-            ]
-        yield EngineServer(systems[0], systems[-1], codec.encode)
+                for topology, adaptive in wanted
+            }
+        yield EngineServer(systems, codec.encode, max_requests=users)
 
 
 def _show(
     summaries: Sequence[Summary],
     samples: Sequence[Sample],
     *,
-    topology: str,
     run: dict[str, object],
     json_file: Path | None,
     plot: Path | None,
@@ -246,7 +265,7 @@ def _show(
     if not run["complete"]:
         console.print("The run was cut short: these are the cells that ended.")
     if json_file is not None:
-        report = make_report(summaries, topology=topology, run=run)
+        report = make_report(summaries, run=run)
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if plot is not None:
-        draw(summaries, plot, title=f"{run['model']}, {topology}, {run['tokens']} tokens a request")
+        draw(summaries, plot, title=f"{run['model']}, {run['tokens']} tokens a request")

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dspark.cli.counters import per_round
-from dspark.core.budget import ALL, OFF, Budget
+from dspark.core.budget import ALL, DISABLED, OFF, Budget
 from dspark.core.fleet import Fleet, LoadReport, Member, Pool
 
 
@@ -60,6 +60,11 @@ def _describe_member(member: Member) -> dict[str, Any]:
         "budget_epoch": load.budget_epoch if load else None,
         "connected_drafters": load.connected_drafters if load else 0,
         "draft_outcomes": dict(load.draft_outcomes) if load else {},
+        "guard": {
+            "checks": load.guard_checks if load else 0,
+            "violations": load.guard_violations if load else 0,
+            "tripped": load.guard_tripped if load else False,
+        },
     }
 
 
@@ -80,7 +85,7 @@ def _describe_budget(budget: Budget) -> dict[str, Any]:
 
 
 def _entry(entry: int) -> int | str:
-    return {ALL: "all", OFF: "off"}.get(entry, entry)
+    return {ALL: "all", OFF: "off", DISABLED: "disabled"}.get(entry, entry)
 
 
 def _totals(loads: Sequence[LoadReport]) -> dict[str, Any]:
@@ -120,6 +125,10 @@ def pool_tables(pools: Sequence[Mapping[str, Any]]) -> RenderableType:
         notes += [f"  {pool['name']}: {condition}" for condition in pool["conditions"]]
         if budget is not None and budget["reason"]:
             notes.append(f"  {pool['name']}: budget: {budget['reason']}")
+        checks = sum(replica["guard"]["checks"] for replica in pool["replicas"])
+        if checks:
+            violations = sum(replica["guard"]["violations"] for replica in pool["replicas"])
+            notes.append(f"  {pool['name']}: guard: {checks} checks, {violations} violations")
         for replica in pool["replicas"]:
             replicas.add_row(
                 replica["name"],

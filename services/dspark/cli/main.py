@@ -13,6 +13,8 @@ from dspark.cli import (
     budget,
     demo,
     generate,
+    kubernetes,
+    pair,
     settings,
     stack_commands,
     status,
@@ -42,6 +44,8 @@ app.command("generate")(generate.generate)
 app.command("profile")(generate.profile)
 app.command("bench")(bench.bench)
 app.command("config")(settings.config)
+app.command("check-pair")(pair.check_pair)
+app.add_typer(kubernetes.app, name="k8s")
 app.add_typer(train.app, name="train")
 app.command("calibrate")(train.calibrate)
 app.command("eval")(train.evaluate)

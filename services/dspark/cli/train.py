@@ -69,19 +69,30 @@ def drafter(work: Work = _WORK, set_: Set = None) -> None:
     print(f"dspark: the drafter is at {work / 'drafter'}; next: dspark calibrate --work {work}")
 
 
-def calibrate(work: Work = _WORK, set_: Set = None) -> None:
-    """Fit the confidences on held-out rounds, greedy and coupled apart: drafter/sts.json.
+def calibrate(
+    work: Work = _WORK,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw reliability diagrams, before and after, into this file."),
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Fit the confidences on held-out rounds, every sampling mode apart: drafter/sts.json.
 
     Stage for --set: calibrate.
     """
+    from dspark.bench.plot import require_plotting
     from dspark.training.evaluation import CalibrationSettings
     from dspark.training.evaluation import calibrate as fit
 
+    if plot is not None:
+        require_plotting()
     given = {
         **_pair(work),
         "held_out": _made(work / "corpus" / "heldout.jsonl", "dspark train target"),
         "prompts": _made(work / "prompts.jsonl", "dspark train target"),
         "out": work / "drafter" / "sts.json",
+        "plot": plot,
     }
     fit(_settings(CalibrationSettings, "calibrate", given, set_))
 
@@ -148,7 +159,10 @@ def _settings(
 
 def _print_figures(figures: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
-    table = Table("domain", "bits/byte", "repeated 8-grams", "tau greedy", "tau T=1")
+    table = Table(
+        "domain", "bits/byte", "repeated 8-grams",
+        "tau greedy", "tau T=1 coupled", "tau T=1 rejection",
+    )  # fmt: skip
     for domain in ("code", "prose", "arithmetic"):
         table.add_row(
             domain,
@@ -158,7 +172,7 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
             ),
             *(
                 _cell(figures.get(mode, {}).get(domain, {}).get("tau"))
-                for mode in ("greedy", "coupled")
+                for mode in ("greedy", "coupled", "rejection")
             ),
         )
     console.print(table)

@@ -20,6 +20,10 @@ class EndpointSettings(Settings):
     """Largest gRPC message accepted."""
     metrics: bool = True
     """Serve Prometheus metrics on a port of its own."""
+    metrics_port_min: int = Field(default=0, ge=0, le=65535)
+    """First port to try for metrics; 0 lets the system choose."""
+    metrics_port_max: int = Field(default=0, ge=0, le=65535)
+    """Last port to try for metrics."""
     controller: str = "127.0.0.1:9900"
     """Address of the controller."""
     call_timeout_s: float = Field(default=10.0, gt=0)

@@ -1,10 +1,11 @@
 """Which model is served, and how its cache is laid out."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dspark.config.base import Settings
+from dspark.config.paced import PacedSettings
 
 
 class ModelSettings(Settings):
@@ -27,3 +28,15 @@ class ModelSettings(Settings):
     min_accepted_length: float | None = Field(default=1.2, ge=1.0)
     """Self-check at load: the pair must reach this mean accepted length on a short greedy text;
     null does not measure (each verifier then starts without loading the drafter once)."""
+    paced: PacedSettings | None = None
+    """Sleep recorded step times instead of computing, with tokens from an integer fake: for trials
+    of scheduling at another device's ratios, on any machine. Never a measure of speed."""
+
+    @model_validator(mode="after")
+    def _paced_says_so(self) -> Self:
+        if self.paced is not None and not self.name.startswith("paced"):
+            raise ValueError(
+                f"name {self.name!r} must begin with 'paced' where paced is set: "
+                "its figures are never to be taken for a model's speed"
+            )
+        return self

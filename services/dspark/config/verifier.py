@@ -22,6 +22,19 @@ class DraftingSettings(Settings):
     """Sessions that one verifier places on one drafter."""
 
 
+class GuardSettings(Settings):
+    """The online guard: finished requests are decoded again without speculation, when idle."""
+
+    share: float = Field(default=0.001, ge=0, le=1)
+    """Share of the requests that is checked; 0 switches the guard off."""
+    max_candidates: int = Field(default=32, ge=1)
+    """Requests chosen and not checked yet; one more is not chosen (and counted as dropped)."""
+    max_violations: int = Field(default=3, ge=1)
+    """After so many, speculation is off in this pool until the replica restarts."""
+    false_alarm: float = Field(default=1e-6, gt=0, lt=1)
+    """Chance that sampling by rejection is ever accused wrongly, over an unlimited run."""
+
+
 class VerifierSettings(Settings):
     """A verifier replica."""
 
@@ -54,6 +67,8 @@ class VerifierSettings(Settings):
     """Runs of each size; the curve keeps the median."""
     drafting: DraftingSettings = DraftingSettings()
     """The verifier's side of drafting."""
+    guard: GuardSettings = GuardSettings()
+    """The online guard of losslessness."""
 
     @model_validator(mode="after")
     def _every_session_fits_a_step(self) -> Self:

@@ -32,6 +32,8 @@ class Calibration:
         num_samples: Rounds that the temperatures were fitted on.
         ece_before: Held-out error of the raw confidences, mean over positions, in 0..1.
         ece_after: The same with these temperatures.
+        ece_fitted: The same with the temperatures that were fitted: where it is not below
+            ``ece_before`` they were not adopted, and these are all 1.
         mode: Sampling mode of the rounds.
         gamma: Draft positions.
     """
@@ -41,8 +43,14 @@ class Calibration:
     num_samples: int
     ece_before: float
     ece_after: float
+    ece_fitted: float
     mode: Mode
     gamma: int
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the fit lowered the held-out error."""
+        return self.ece_fitted < self.ece_before
 
     def __post_init__(self) -> None:
         if len(self.temperatures) != self.gamma:
@@ -84,6 +92,8 @@ class Calibration:
             "num_samples": self.num_samples,
             "ece_before": round(self.ece_before, 6),
             "ece_after": round(self.ece_after, 6),
+            "ece_fitted": round(self.ece_fitted, 6),
+            "adopted": self.adopted,
             "mode": self.mode,
             "gamma": self.gamma,
         }
@@ -97,6 +107,7 @@ def identity(gamma: int, mode: Mode) -> Calibration:
         num_samples=0,
         ece_before=0.0,
         ece_after=0.0,
+        ece_fitted=0.0,
         mode=mode,
         gamma=gamma,
     )
@@ -122,6 +133,9 @@ def parse_calibration(raw: Mapping[str, object], gamma: int) -> Calibration:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"calibration {key} is {value!r}: expected a number")
         numbers[key] = value
+    fitted = raw.get("ece_fitted", numbers["ece_after"])  # absent in files of older versions
+    if isinstance(fitted, bool) or not isinstance(fitted, int | float):
+        raise ValueError(f"calibration ece_fitted is {fitted!r}: expected a number")
     stated = raw.get("gamma", len(temperatures))
     if not isinstance(stated, int):
         raise ValueError(f"calibration gamma is {stated!r}: expected an integer")
@@ -131,6 +145,7 @@ def parse_calibration(raw: Mapping[str, object], gamma: int) -> Calibration:
         num_samples=int(numbers["num_samples"]),
         ece_before=float(numbers["ece_before"]),
         ece_after=float(numbers["ece_after"]),
+        ece_fitted=float(fitted),
         mode=mode,
         gamma=stated,
     )
@@ -156,9 +171,34 @@ def expected_calibration_error(
     """
     if predicted.size == 0:
         raise ValueError("no samples: the calibration error of nothing is undefined")
+    counted = fill_bins(predicted, happened, num_bins)
+    return float(np.abs(counted.predicted - counted.happened).sum() / predicted.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bins:
+    """Sums over equal-width bins of 0..1, [num_bins] each: predictions, what came true, samples."""
+
+    predicted: Floats
+    happened: Floats
+    count: Floats
+
+
+def fill_bins(predicted: Floats, happened: npt.NDArray[np.bool_], num_bins: int = NUM_BINS) -> Bins:
+    """Sort predictions [n] and whether each came true [n] into bins."""
     index = np.minimum((predicted * num_bins).astype(np.int64), num_bins - 1)
-    gap = np.bincount(index, weights=predicted - happened, minlength=num_bins)
-    return float(np.abs(gap).sum() / predicted.size)
+
+    def total(weights: npt.NDArray[np.float64] | None) -> Floats:
+        return np.bincount(index, weights=weights, minlength=num_bins).astype(np.float64)
+
+    return Bins(
+        predicted=total(predicted), happened=total(happened.astype(np.float64)), count=total(None)
+    )
+
+
+def survivals_of(logits: Floats, temperatures: Floats) -> Floats:
+    """Survival of every prefix [n, G] from logits [n, G] and temperatures [G]."""
+    return np.asarray(np.cumprod(confidences(logits, temperatures), axis=1), dtype=np.float64)
 
 
 def survival_errors(
@@ -171,7 +211,7 @@ def survival_errors(
         accepted: Accepted drafts of each round [n], 0..G.
         temperatures: [G].
     """
-    survival = np.asarray(np.cumprod(confidences(logits, temperatures), axis=1), dtype=np.float64)
+    survival = survivals_of(logits, temperatures)
     return np.array(
         [expected_calibration_error(survival[:, k], accepted > k) for k in range(logits.shape[1])]
     )
@@ -233,8 +273,9 @@ def calibrate(
     ones = np.ones(gamma)
     fitted = fit_temperatures(logits, accepted)
     before = float(survival_errors(held_out_logits, held_out_accepted, ones).mean())
-    after = float(survival_errors(held_out_logits, held_out_accepted, np.array(fitted)).mean())
-    if after >= before:
+    with_fit = float(survival_errors(held_out_logits, held_out_accepted, np.array(fitted)).mean())
+    after = with_fit
+    if with_fit >= before:
         fitted, after = (1.0,) * gamma, before
     return Calibration(
         temperatures=fitted,
@@ -242,6 +283,7 @@ def calibrate(
         num_samples=len(logits),
         ece_before=before,
         ece_after=after,
+        ece_fitted=with_fit,
         mode=mode,
         gamma=gamma,
     )

@@ -7,6 +7,7 @@ from enum import Enum
 from dspark.core.budget import Budget
 from dspark.core.curve import Curve
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, Term
+from dspark.core.refinement import StepCell
 
 
 class Role(Enum):
@@ -98,6 +99,12 @@ class LoadReport:
     mean_context_tokens: float = 0.0
     draft_round_s: float = 0.0
     connected_drafters: int = 0
+    step_cells: tuple[StepCell, ...] = ()
+    turn_s: float = 0.0
+    schedule_s: float = 0.0
+    guard_checks: int = 0
+    guard_violations: int = 0
+    guard_tripped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dspark.core.logits import MAX_TOP_LOGPROBS, NO_RULES, LogitRules
 from dspark.core.sampling import Sampling
 
 
@@ -19,6 +20,9 @@ class Generation:
         stop_tokens: The first of these ends the generation and is its last token.
         speculate: Whether to draft; never changes the output.
         max_draft_tokens: Largest draft; 0 for the drafter's block size.
+        rules: What is done to the logits.
+        top_logprobs: How many alternatives are reported with each token's log-probability; None
+            for no log-probabilities.
     """
 
     request_id: str
@@ -29,6 +33,8 @@ class Generation:
     stop_tokens: frozenset[int] = frozenset()
     speculate: bool = True
     max_draft_tokens: int = 0
+    rules: LogitRules = NO_RULES
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -40,11 +46,20 @@ class Generation:
             )
         if self.max_draft_tokens < 0:
             raise ValueError(f"max_draft_tokens {self.max_draft_tokens} is negative")
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise ValueError(f"top_logprobs {self.top_logprobs} is outside 0..{MAX_TOP_LOGPROBS}")
+        if self.rules.grammar is not None and not self.stop_tokens:
+            raise ValueError("a grammar needs stop tokens: one of them ends the output")
 
     @property
     def total_tokens(self) -> int:
         """Longest the sequence can become."""
         return len(self.prompt) + self.max_new_tokens
+
+    @property
+    def wants_processor(self) -> bool:
+        """Whether its logits are changed or reported."""
+        return self.top_logprobs is not None or not self.rules.neutral
 
 
 @dataclass(slots=True)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from dspark.core.bounds import bound_table
-from dspark.core.budget import Budget, ContextBucket, verify_all
+from dspark.core.budget import Budget, ContextBucket, disabled, verify_all
 from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.fleet import Member
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.policy import DEFAULT_POLICY, Mode, PlanSettings, Policy, Rules
+from dspark.core.refinement import refine
 from dspark.core.reservoir import Acceptance
 from dspark.core.table import describe, make_table
 from dspark.core.theta import DraftCost
@@ -26,6 +27,7 @@ MISMATCH_RATIO = 4.0
 """Steps this many times dearer or cheaper than the curve says make the curve a mismatch."""
 
 _MIN_STEPS = 20  # before a curve is judged by the steps of one window
+_REFINED_BY = 5  # replicas whose live steps refine a class's curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,14 @@ class Evidence:
         members: Its replicas.
         acceptance: Committed survivals of its pool.
         drafter_curve: The drafters' curve, if they have one.
+        stopped: Why speculation is switched off in its pool; None: it is not.
     """
 
     curve: Curve | None
     members: Sequence[Member]
     acceptance: Acceptance | None
     drafter_curve: Curve | None = None
+    stopped: str | None = None
 
     def curve_problem(self) -> str | None:
         """Say why the curve cannot be trusted, or return None."""
@@ -80,6 +84,13 @@ class Evidence:
         if not 1.0 / MISMATCH_RATIO <= ratio <= MISMATCH_RATIO:
             return f"mismatched: steps take {ratio:.2g} times what it says"
         return None
+
+    def refined_curve(self) -> Curve:
+        """Return the curve as live steps of the class's replicas correct it."""
+        assert self.curve is not None
+        seen = [member.load.step_cells for member in self.members if member.load is not None]
+        cells = [cells for cells in seen if cells][:_REFINED_BY]
+        return refine(self.curve, [cell for mine in cells for cell in mine])
 
     def draft_cost(self) -> DraftCost:
         """Return what drafting costs, as the class's replicas saw it."""
@@ -138,7 +149,10 @@ def issue(
     problem = evidence.curve_problem()
     if previous is not None and policy.activation_sessions != previous.policy.activation_sessions:
         previous = replace(previous, planned=(), considered_s=-math.inf)  # other rules: a new plan
-    if previous is None or _due(previous, problem, settings, now_s):
+    switched = previous is not None and (evidence.stopped is not None) != (
+        previous.planned == disabled()
+    )
+    if previous is None or switched or _due(previous, problem, settings, now_s):
         planned, planned_reason = plan_table(
             evidence, settings, policy, previous=() if previous is None else previous.planned
         )
@@ -164,7 +178,7 @@ def issue(
         ttl_s=settings.ttl_s,
         curve_version=key[1],
         buckets=table,
-        reason=_reason(planned_reason, policy, changed=table != planned),
+        reason=_reason(planned_reason, policy, table, planned),
     )
     return Issued(
         budget=budget,
@@ -176,10 +190,17 @@ def issue(
     )
 
 
-def _reason(planned: str, policy: Policy, *, changed: bool) -> str:
+def _reason(
+    planned_reason: str,
+    policy: Policy,
+    table: Sequence[ContextBucket],
+    planned: Sequence[ContextBucket],
+) -> str:
+    if table == planned:
+        return planned_reason
     if policy.mode is not Mode.AUTO:
         return f"policy {policy}"
-    return f"{planned}; bounded by policy {policy}" if changed else planned
+    return f"{planned_reason}; bounded by policy {policy}"
 
 
 def rules_of(settings: PlanSettings, policy: Policy) -> Rules:
@@ -209,6 +230,8 @@ def plan_table(
         policy: Of the pool: its activation threshold is part of the plan.
         previous: The planned table in force, whose entries are kept unless a change pays.
     """
+    if evidence.stopped is not None:
+        return disabled(), f"speculation is off: {evidence.stopped}"
     problem = evidence.curve_problem()
     if problem is not None or evidence.curve is None:
         return verify_all(), f"verify all: the curve is {problem}"
@@ -218,9 +241,10 @@ def plan_table(
             f"verify all: {known} of {settings.min_samples} committed rounds are known"
         )
     draft = evidence.draft_cost()
+    curve = evidence.refined_curve()
     table = make_table(
         evidence.acceptance,
-        evidence.curve,
+        curve,
         draft,
         rules_of(settings, policy),
         active_sessions=evidence.active_sessions(),

@@ -117,6 +117,9 @@ def plan(
         if observation.roles.get(pool) is not Role.VERIFIER:
             continue
         conditions[pool] += _drafting_conditions(members, drafters)
+        stopped = _stopped(members)
+        if stopped is not None:
+            conditions[pool].append(f"GuardTripped: speculation is off: {stopped}")
         for version, cohort in _classes(members).items():
             key = (pool, version)
             evidence = Evidence(
@@ -124,6 +127,7 @@ def plan(
                 members=cohort,
                 acceptance=acceptance.get(pool),
                 drafter_curve=_drafter_curve(drafters, curves),
+                stopped=stopped,
             )
             known[key] = evidence
             problem = evidence.curve_problem()
@@ -177,6 +181,14 @@ def _drafting_conditions(members: Sequence[Member], drafters: Sequence[Member]) 
     if _ready(members) and not _ready(drafters):
         return ["NoDrafterReady: sessions decode plainly"]
     return []
+
+
+def _stopped(members: Sequence[Member]) -> str | None:
+    """Say which replicas' guards found output that is not the target's, or return None."""
+    names = [member.replica.name for member in members if member.load and member.load.guard_tripped]
+    if not names:
+        return None
+    return f"the output of {', '.join(sorted(names))} is not the target's (restart to clear this)"
 
 
 def _classes(members: Sequence[Member]) -> dict[str, list[Member]]:

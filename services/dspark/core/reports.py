@@ -8,9 +8,13 @@ import math
 from dataclasses import fields
 
 from dspark.core.fleet import LoadReport
+from dspark.core.refinement import MAX_RATIO, StepCell
 
 MAX_VECTORS = 64
 """Survival vectors taken from one report, the newest: no report outweighs the others."""
+
+MAX_CELLS = 256
+"""Sizes of steps in one report; a verifier meets fewer."""
 
 MAX_EPOCH = 2**53
 """No controller lives long enough to issue more budgets."""
@@ -51,6 +55,18 @@ def report_problem(report: LoadReport, *, block_size: int) -> str | None:
         problem = _vector_problem(vector, block_size)
         if problem is not None:
             return problem
+    return _cells_problem(report.step_cells)
+
+
+def _cells_problem(cells: tuple[StepCell, ...]) -> str | None:
+    if len(cells) > MAX_CELLS:
+        return f"step_cells has {len(cells)} sizes, more than {MAX_CELLS}"
+    for cell in cells:
+        within = 1 / MAX_RATIO - _SLACK <= cell.ratio <= MAX_RATIO + _SLACK
+        if not (within and math.isfinite(cell.steps) and cell.steps > 0):
+            return f"{cell.steps} steps of {cell.batch_tokens} tokens have ratio {cell.ratio}"
+        if not 1 <= cell.sessions <= cell.batch_tokens:
+            return f"steps of {cell.batch_tokens} tokens have {cell.sessions} sessions"
     return None
 
 

@@ -2,17 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from dspark.config.drafter import DrafterSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
 from dspark.core.curve import Curve
 from dspark.core.fleet import LoadReport, ReplicaState, Role
-from dspark.drafter.engine import DrafterEngine, Totals
+from dspark.drafter.engine import BlockModel, DrafterEngine, Totals
 from dspark.drafter.profile import profile
 from dspark.drafter.service import DraftService
 from dspark.model.pair import PairIdentity, load_drafter_side
-from dspark.model.serving import compatibility, curve_version, set_threads
+from dspark.model.serving import compatibility, curve_version, device_name, set_threads
+from dspark.paced.load import load_paced_drafter, profiled_on_paper
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.wire.v1 import draft_pb2_grpc
@@ -88,6 +90,12 @@ class DrafterReplica:
     def _load(self) -> tuple[PairIdentity, DrafterEngine, Curve | None]:
         assert self._model.drafter is not None
         set_threads(self._model)
+        if self._model.paced is not None:
+            identity, paced = load_paced_drafter(
+                self._model, max_sessions=self._settings.max_sessions
+            )
+            on_paper = profiled_on_paper(paced, lambda clock: self._profile(identity, paced, clock))
+            return identity, self._engine_of(paced), on_paper
         identity, drafter = load_drafter_side(
             self._model.target,
             self._model.drafter,
@@ -97,22 +105,29 @@ class DrafterReplica:
         )
         curve = None
         if self._settings.profile_at_start:
-            curve = profile(
-                drafter,
-                row_size=identity.hidden_size,
-                max_sessions=min(self._settings.max_batch_sessions, self._settings.max_sessions),
-                version=curve_version(self._model, identity.projection_id),
-                device=self._model.device,
-                clock=time.perf_counter,
-            )
-        engine = DrafterEngine(
+            curve = self._profile(identity, drafter, time.perf_counter)
+        return identity, self._engine_of(drafter), curve
+
+    def _profile(
+        self, identity: PairIdentity, drafter: BlockModel, clock: Callable[[], float]
+    ) -> Curve:
+        return profile(
+            drafter,
+            row_size=identity.hidden_size,
+            max_sessions=min(self._settings.max_batch_sessions, self._settings.max_sessions),
+            version=curve_version(self._model, identity.projection_id),
+            device=device_name(self._model),
+            clock=clock,
+        )
+
+    def _engine_of(self, drafter: BlockModel) -> DrafterEngine:
+        return DrafterEngine(
             drafter,
             incarnation=self._host.incarnation,
             pool=self._settings.pool,
             max_batch_sessions=self._settings.max_batch_sessions,
             max_pending_rounds=self._settings.max_pending_rounds,
         )
-        return identity, engine, curve
 
     def _report(self) -> LoadReport:
         assert self._engine is not None

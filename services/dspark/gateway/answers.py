@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from dspark.gateway.choices import Choices
 from dspark.gateway.errors import ApiError, internal, no_verifier
+from dspark.gateway.logprobs import Json, WrittenLogprobs
 from dspark.gateway.requests import Job
-from dspark.gateway.shapes import Json, Shape, WrittenChoice
+from dspark.gateway.shapes import Shape, WrittenChoice
 
 log = logging.getLogger(__name__)
 
@@ -68,16 +69,23 @@ class Answer(Response):
     async def _whole(self) -> Json:
         texts: list[list[str]] = [[] for _ in self._job.generations]
         ids: list[list[int]] = [[] for _ in self._job.generations]
+        logprobs: list[list[WrittenLogprobs]] = [[] for _ in self._job.generations]
         finishes = {}
         async with aclosing(self._choices.pieces()) as pieces:
             async for index, delta in pieces:
                 texts[index].append(delta.text)
                 ids[index].extend(delta.token_ids)
+                logprobs[index].extend(delta.logprobs)
                 if delta.finish is not None:
                     finishes[index] = delta.finish
         written = [
-            WrittenChoice(text="".join(text), token_ids=tuple(tokens), finish=finishes[index])
-            for index, (text, tokens) in enumerate(zip(texts, ids, strict=True))
+            WrittenChoice(
+                text="".join(texts[index]),
+                token_ids=tuple(ids[index]),
+                finish=finishes[index],
+                logprobs=tuple(logprobs[index]),
+            )
+            for index in range(len(self._job.generations))
         ]
         return self._shape.answer(written, self._choices.usage(), self._choices.metrics())
 
@@ -100,7 +108,7 @@ class Answer(Response):
                     opening = self._shape.opening(index)
                     if opening is not None:
                         yield self._with_usage(opening)
-                wanted = job.token_ids or job.continuous_usage
+                wanted = job.token_ids or job.continuous_usage or job.logprobs
                 if delta.text or delta.finish or (wanted and delta.token_ids):
                     yield self._with_usage(self._shape.chunk(index, delta))
         if job.include_usage:

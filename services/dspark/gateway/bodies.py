@@ -7,27 +7,22 @@ for what happens anyway.  A field of none of these kinds is an error.
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from dspark.core.logits import MAX_TOP_LOGPROBS
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (None,),
     "echo": (None, False),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "moderation": (None,),
     "prediction": (None,),
-    "presence_penalty": (None, 0),
     "reasoning_effort": (None,),
-    "repetition_penalty": (None, 1),
-    "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
-    "top_logprobs": (None, 0),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
@@ -64,6 +59,38 @@ class Speculation(Body):
     """How drafts are judged; null for coupled where there is a seed, else as deployed."""
 
 
+class JsonSchema(Body):
+    """A schema with its name."""
+
+    name: str | None = None
+    """Accepted; changes nothing."""
+    description: str | None = None
+    """Accepted; changes nothing."""
+    schema_: dict[str, JsonValue] = Field(alias="schema")
+    """The JSON schema."""
+    strict: bool | None = None
+    """Accepted; the schema is followed in any case."""
+
+
+class ResponseFormat(Body):
+    """``response_format``."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    """Any text, any JSON object, or JSON that fits a schema."""
+    json_schema: JsonSchema | None = None
+    """The schema, with that type."""
+
+
+class StructuredOutputs(Body):
+    """vLLM's extension for what ``response_format`` cannot say."""
+
+    regex: str = Field(min_length=1)
+    """The whole output matches it; no look-around, no back-references."""
+
+
+Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+
+
 class GenerationBody(Body):
     """Fields that both endpoints share."""
 
@@ -81,6 +108,18 @@ class GenerationBody(Body):
     """Keep the k likeliest tokens; 0 and -1 for no limit."""
     min_p: float | None = Field(default=None, ge=0.0, le=1.0)
     """Keep tokens with at least this share of the likeliest one's probability."""
+    presence_penalty: Penalty | None = None
+    """Taken off the logit of every token that the output has."""
+    frequency_penalty: Penalty | None = None
+    """Taken off once for each time that the output has the token."""
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10.0)
+    """vLLM's and Hugging Face's: shrinks logits of tokens in prompt or output; 1 for none."""
+    logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
+    """Token id (written as a string) to what is added to its logit."""
+    response_format: ResponseFormat | None = None
+    """What the output must be."""
+    structured_outputs: StructuredOutputs | None = None
+    """vLLM's: the same, by a regular expression."""
     stop: (
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=4)]
@@ -127,6 +166,8 @@ class CompletionBody(GenerationBody):
     """Text, token ids, or several of either."""
     best_of: int | None = Field(default=None, ge=1)
     """Accepted when it equals ``n``."""
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    """Send log-probabilities, each token's own and this many alternatives."""
 
 
 class TextPart(Body):
@@ -165,3 +206,7 @@ class ChatBody(GenerationBody):
     """The conversation so far."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """The newer name of ``max_tokens``."""
+    logprobs: bool | None = None
+    """Send each token's log-probability."""
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    """And this many alternatives; only with ``logprobs``."""

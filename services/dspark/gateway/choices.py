@@ -87,11 +87,12 @@ class Choices:
             Detokenizer(self._model.codec.decode),
             StopMatcher(self._job.stop),
             routed.generation.stop_tokens,
+            self._model.spell,
         )
         last_s = time.monotonic()
         async with aclosing(self._sessions.generate(routed)) as batches:
             async for batch in batches:
-                delta = writer.push(batch.token_ids, batch.finish)
+                delta = writer.push(batch.token_ids, batch.finish, batch.logprobs)
                 now_s = time.monotonic()
                 _observe(routed.model, delta, writer.num_tokens, now_s - last_s)
                 last_s = now_s

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from dspark.config.gateway import GatewaySettings
 from dspark.core.fleet import Fleet
 from dspark.gateway.answers import Answer, error_response
+from dspark.gateway.bodies import GenerationBody
 from dspark.gateway.choices import Choices
 from dspark.gateway.errors import ApiError, internal, no_verifier, overloaded, unknown_model
 from dspark.gateway.fleet import fleet_json
@@ -30,6 +32,7 @@ from dspark.gateway.shapes import ChatShape, CompletionShape, Envelope, Shape
 from dspark.rpc.watch import Latest
 from dspark.telemetry import metrics
 
+B = TypeVar("B", bound=GenerationBody)
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
@@ -99,14 +102,14 @@ class Gateway:
         """``POST /v1/completions``."""
         body = parse_completion(await self._body(request))
         ticket = _ticket(request, "cmpl")
-        job = completion_job(body, self._model, self._settings, ticket)
+        job = await _made(completion_job, body, self._model, self._settings, ticket)
         return self._answer(job, CompletionShape(envelope=self._envelope(job)))
 
     async def chat_completions(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
         body = parse_chat(await self._body(request))
         ticket = _ticket(request, "chatcmpl")
-        job = chat_job(body, self._model, self._settings, ticket)
+        job = await _made(chat_job, body, self._model, self._settings, ticket)
         return self._answer(job, ChatShape(envelope=self._envelope(job)))
 
     async def health(self, request: Request) -> Response:
@@ -161,6 +164,7 @@ class Gateway:
             created=int(time.time()),
             model=self._model.name,
             token_ids=job.token_ids,
+            logprobs=job.logprobs,
         )
 
     def _card(self) -> dict[str, object]:
@@ -171,6 +175,19 @@ class Gateway:
             "owned_by": "dspark",
             "max_model_len": self._model.max_context_tokens,
         }
+
+
+async def _made(
+    make: Callable[[B, ServedModel, GatewaySettings, Ticket], Job],
+    body: B,
+    model: ServedModel,
+    settings: GatewaySettings,
+    ticket: Ticket,
+) -> Job:
+    """Make a job; one with a grammar, which takes a while to check, beside the loop."""
+    if body.response_format is None and body.structured_outputs is None:
+        return make(body, model, settings, ticket)
+    return await asyncio.to_thread(make, body, model, settings, ticket)
 
 
 def _ticket(request: Request, prefix: str) -> Ticket:

@@ -1,14 +1,22 @@
 """OpenAI bodies to generations: limits checked, text to token ids, choices keyed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from dspark.config.gateway import GatewaySettings
 from dspark.core.generation import Generation
+from dspark.core.logits import MAX_BIASED_TOKENS, Grammar, GrammarKind, LogitRules
 from dspark.core.sampling import Sampling, SamplingMode
-from dspark.gateway.bodies import ChatBody, CompletionBody, GenerationBody, Message, Speculation
-from dspark.gateway.errors import context_too_long, invalid, unknown_model
+from dspark.gateway.bodies import (
+    ChatBody,
+    CompletionBody,
+    GenerationBody,
+    Message,
+    Speculation,
+)
+from dspark.gateway.errors import context_too_long, invalid, unknown_model, unsupported
 from dspark.gateway.routed import RoutedGeneration
 from dspark.gateway.served_model import ServedModel
 
@@ -19,6 +27,8 @@ AFFINITY_TOKENS = 64
 """Prompts that agree in this many first tokens share cache pages worth meeting again."""
 
 _SEED_RANGE = 2**63
+
+_ANY_OBJECT = '{"type": "object"}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +44,7 @@ class Job:
         include_usage: Whether a stream ends with usage and metrics.
         continuous_usage: Whether every chunk carries the usage so far.
         token_ids: Whether choices carry their token ids.
+        logprobs: Whether they carry log-probabilities.
     """
 
     request_id: str
@@ -44,6 +55,7 @@ class Job:
     include_usage: bool
     continuous_usage: bool
     token_ids: bool
+    logprobs: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -77,7 +89,7 @@ def completion_job(
     if body.best_of not in (None, body.n or 1):
         raise invalid("best_of", f"best_of {body.best_of} is only supported when it equals n")
     max_tokens = body.max_tokens or OPENAI_COMPLETION_TOKENS
-    return _job(body, prompts, max_tokens, "prompt", model, settings, ticket)
+    return _job(body, prompts, max_tokens, "prompt", body.logprobs, model, settings, ticket)
 
 
 def chat_job(body: ChatBody, model: ServedModel, settings: GatewaySettings, ticket: Ticket) -> Job:
@@ -95,12 +107,15 @@ def chat_job(body: ChatBody, model: ServedModel, settings: GatewaySettings, tick
     if max_tokens is None:
         room = model.max_context_tokens - len(prompt)
         max_tokens = max(1, min(settings.default_chat_tokens, room))
-    return _job(body, (prompt,), max_tokens, "messages", model, settings, ticket)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true")
+    logprobs = body.top_logprobs or 0 if body.logprobs else None
+    return _job(body, (prompt,), max_tokens, "messages", logprobs, model, settings, ticket)
 
 
-def affinity_key(prompt: Sequence[int]) -> str | None:
-    """Return a digest of the prompt's first tokens, or None for a prompt too short to share."""
-    if len(prompt) < AFFINITY_TOKENS:
+def affinity_key(prompt: Sequence[int], *, short: bool = False) -> str | None:
+    """Return a digest of the prompt's first tokens; None for a short one, unless asked for."""
+    if len(prompt) < AFFINITY_TOKENS and not short:
         return None
     head = ",".join(str(token) for token in prompt[:AFFINITY_TOKENS])
     return blake2b(head.encode(), digest_size=8).hexdigest()
@@ -111,6 +126,7 @@ def _job(
     prompts: tuple[tuple[int, ...], ...],
     max_tokens: int,
     param: str,
+    top_logprobs: int | None,
     model: ServedModel,
     settings: GatewaySettings,
     ticket: Ticket,
@@ -135,6 +151,7 @@ def _job(
     options = body.stream_options
     if options is not None and not body.stream:
         raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true")
+    rules = _rules(body, model)
     speculation = body.speculation or Speculation()
     generations = [
         RoutedGeneration(
@@ -146,9 +163,12 @@ def _job(
                 stop_tokens=frozenset() if body.ignore_eos else model.stop_token_ids,
                 speculate=speculation.enabled,
                 max_draft_tokens=speculation.max_draft_tokens or 0,
+                rules=rules,
+                top_logprobs=top_logprobs,
             ),
             model=model.name,
-            affinity_key=body.prompt_cache_key or affinity_key(prompt),
+            # Choices of one prompt share its pages, so they go to one verifier.
+            affinity_key=body.prompt_cache_key or affinity_key(prompt, short=choices > 1),
             timeout_s=settings.request_timeout_s,
             metadata=ticket.metadata,
         )
@@ -164,7 +184,67 @@ def _job(
         include_usage=bool(options and options.include_usage),
         continuous_usage=bool(options and options.continuous_usage_stats),
         token_ids=body.return_token_ids,
+        logprobs=top_logprobs is not None,
     )
+
+
+def _rules(body: GenerationBody, model: ServedModel) -> LogitRules:
+    grammar = _grammar(body, model)
+    return LogitRules(
+        bias=_bias(body, model),
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        grammar=grammar,
+    )
+
+
+def _bias(body: GenerationBody, model: ServedModel) -> tuple[tuple[int, float], ...]:
+    bias = {}
+    for text, value in (body.logit_bias or {}).items():
+        token = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+        if not 0 <= token < model.vocab_size:
+            raise invalid(
+                "logit_bias", f"'{text[:32]}' is not a token id within 0..{model.vocab_size - 1}"
+            )
+        bias[token] = value
+    if len(bias) > MAX_BIASED_TOKENS:
+        raise invalid("logit_bias", f"{len(bias)} tokens; at most {MAX_BIASED_TOKENS} are allowed")
+    return tuple(sorted(bias.items()))
+
+
+def _grammar(body: GenerationBody, model: ServedModel) -> Grammar | None:
+    """What the output must follow, checked as the verifier will read it."""
+    form = body.response_format
+    schema = None if form is None else form.json_schema
+    if form is not None and (schema is not None) != (form.type == "json_schema"):
+        raise invalid(
+            "response_format.json_schema",
+            "a schema belongs to the type 'json_schema', and only there",
+        )
+    constrained = form is not None and form.type != "text"
+    if not constrained and body.structured_outputs is None:
+        return None
+    param = "response_format" if constrained else "structured_outputs"
+    if constrained and body.structured_outputs is not None:
+        raise invalid("structured_outputs", "only one of 'response_format' and this is allowed")
+    if body.ignore_eos:
+        raise invalid("ignore_eos", f"'{param}' needs the end of text: it ends the output")
+    if not model.stop_token_ids:
+        raise unsupported(param, "needs a model with an end-of-text token")
+    kind, text = GrammarKind.JSON_SCHEMA, _ANY_OBJECT
+    if schema is not None:
+        text = json.dumps(schema.schema_)
+    elif body.structured_outputs is not None:
+        kind, text = GrammarKind.REGEX, body.structured_outputs.regex
+    try:
+        grammar = Grammar(kind=kind, text=text)
+        model.grammars.matcher(grammar, model.stop_token_ids)
+    except ValueError as error:
+        raise invalid(
+            param, f"'{param}' cannot be followed: {error}", code="invalid_value"
+        ) from None
+    return grammar
 
 
 def _sampling(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dspark.core.generation import Generation, GenerationStats
+from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 
 
@@ -33,8 +34,10 @@ class TokenBatch:
         token_ids: In order; may be empty.
         finish: Set on the last batch only.
         stats: Counts of the generation, where the verifier gave them.
+        logprobs: One for each token, where they were asked for.
     """
 
     token_ids: tuple[int, ...]
     finish: FinishReason | None = None
     stats: GenerationStats | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()

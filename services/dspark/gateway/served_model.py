@@ -1,7 +1,7 @@
 """The model behind this gateway, as far as a gateway must know it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from dspark.gateway.codec import FolderCodec, TextCodec, read_json
+from dspark.model.grammar import Grammars
 
 _BUILTIN = "builtin:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -25,6 +26,8 @@ class ServedModel:
         max_context_tokens: Prompt and completion together.
         vocab_size: Ids at or above it are refused.
         stop_token_ids: End of text and end of turn.
+        grammars: Checks grammars.
+        spell: The bytes of a token.
     """
 
     name: str
@@ -32,6 +35,8 @@ class ServedModel:
     max_context_tokens: int
     vocab_size: int
     stop_token_ids: frozenset[int]
+    grammars: Grammars
+    spell: Callable[[int], bytes]
 
 
 def load_served_model(name: str, target: str) -> ServedModel:
@@ -55,12 +60,16 @@ def load_served_model(name: str, target: str) -> ServedModel:
     stop_ids = _ids(generation.get("eos_token_id")) | _ids(sizes.get("eos_token_id"))
     if codec.eos_token_id is not None:
         stop_ids |= {codec.eos_token_id}
+    vocab_size = _size(sizes, "vocab_size", folder)
+    grammars = Grammars((folder / "tokenizer.json").read_text(encoding="utf-8"), vocab_size)
     return ServedModel(
         name=name,
         codec=codec,
         max_context_tokens=_size(sizes, "max_position_embeddings", folder),
-        vocab_size=_size(sizes, "vocab_size", folder),
+        vocab_size=vocab_size,
         stop_token_ids=frozenset(stop_ids),
+        grammars=grammars,
+        spell=grammars.speller(frozenset(stop_ids)),
     )
 
 

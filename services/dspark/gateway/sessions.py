@@ -92,7 +92,10 @@ class Sessions:
                         committed.extend(batch.token_ids)
                         stats = merge(earlier, batch.stats)
                         yield TokenBatch(
-                            token_ids=batch.token_ids, finish=batch.finish, stats=stats
+                            token_ids=batch.token_ids,
+                            finish=batch.finish,
+                            stats=stats,
+                            logprobs=batch.logprobs,
                         )
                         if batch.finish is not None:
                             return

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dspark.core.session import FinishReason
+from dspark.gateway.logprobs import Json, WrittenLogprobs, chat_logprobs, completion_logprobs
 from dspark.gateway.writer import Delta
-
-Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +16,7 @@ class WrittenChoice:
     text: str
     token_ids: tuple[int, ...]
     finish: FinishReason
+    logprobs: tuple[WrittenLogprobs, ...] = ()
 
 
 class Shape(Protocol):
@@ -48,12 +48,14 @@ class Envelope:
         created: Unix seconds.
         model: Served name.
         token_ids: Whether choices carry their token ids.
+        logprobs: Whether they carry log-probabilities.
     """
 
     id: str
     created: int
     model: str
     token_ids: bool
+    logprobs: bool = False
 
     def wrap(self, kind: str, choices: list[Json], **extra: object) -> Json:
         """Return an object with this envelope."""
@@ -61,13 +63,18 @@ class Envelope:
         return head | {"choices": choices} | extra
 
     def choice(
-        self, index: int, finish: FinishReason | None, ids: Sequence[int], **content: object
+        self,
+        index: int,
+        finish: FinishReason | None,
+        ids: Sequence[int],
+        logprobs: Json | None,
+        **content: object,
     ) -> Json:
         """Return one entry of ``choices``."""
         entry: Json = {
             "index": index,
             **content,
-            "logprobs": None,
+            "logprobs": logprobs if self.logprobs and ids else None,
             "finish_reason": None if finish is None else finish.value,
         }
         return entry | {"token_ids": list(ids)} if self.token_ids else entry
@@ -82,7 +89,13 @@ class CompletionShape:
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """See Shape."""
         entries = [
-            self.envelope.choice(index, choice.finish, choice.token_ids, text=choice.text)
+            self.envelope.choice(
+                index,
+                choice.finish,
+                choice.token_ids,
+                completion_logprobs(choice.logprobs),
+                text=choice.text,
+            )
             for index, choice in enumerate(choices)
         ]
         return self.envelope.wrap("text_completion", entries, usage=usage, metrics=metrics)
@@ -93,7 +106,13 @@ class CompletionShape:
 
     def chunk(self, index: int, delta: Delta) -> Json:
         """See Shape."""
-        entry = self.envelope.choice(index, delta.finish, delta.token_ids, text=delta.text)
+        entry = self.envelope.choice(
+            index,
+            delta.finish,
+            delta.token_ids,
+            completion_logprobs(delta.logprobs),
+            text=delta.text,
+        )
         return self.envelope.wrap("text_completion", [entry])
 
     def closing(self, usage: Json, metrics: Json) -> Json:
@@ -114,6 +133,7 @@ class ChatShape:
                 index,
                 choice.finish,
                 choice.token_ids,
+                chat_logprobs(choice.logprobs),
                 message={"role": "assistant", "content": choice.text, "refusal": None},
             )
             for index, choice in enumerate(choices)
@@ -122,13 +142,17 @@ class ChatShape:
 
     def opening(self, index: int) -> Json | None:
         """See Shape: a chat begins with the role."""
-        entry = self.envelope.choice(index, None, (), delta={"role": "assistant", "content": ""})
+        entry = self.envelope.choice(
+            index, None, (), None, delta={"role": "assistant", "content": ""}
+        )
         return self.envelope.wrap("chat.completion.chunk", [entry])
 
     def chunk(self, index: int, delta: Delta) -> Json:
         """See Shape."""
         content: Json = {"content": delta.text} if delta.text else {}
-        entry = self.envelope.choice(index, delta.finish, delta.token_ids, delta=content)
+        entry = self.envelope.choice(
+            index, delta.finish, delta.token_ids, chat_logprobs(delta.logprobs), delta=content
+        )
         return self.envelope.wrap("chat.completion.chunk", [entry])
 
     def closing(self, usage: Json, metrics: Json) -> Json:

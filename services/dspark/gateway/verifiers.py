@@ -17,6 +17,7 @@ from dspark.core.generation import GenerationStats
 from dspark.core.session import FinishReason
 from dspark.gateway.routed import RoutedGeneration, TokenBatch
 from dspark.rpc.channel import is_lost, open_channel
+from dspark.wire.logits import logprobs_from_wire, rules_to_wire
 from dspark.wire.sampling import sampling_to_wire
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
 
@@ -128,6 +129,8 @@ def request_to_wire(routed: RoutedGeneration) -> verify_pb2.GenerateRequest:
             enabled=generation.speculate, max_draft_tokens=generation.max_draft_tokens
         ),
         model=routed.model,
+        logit_rules=rules_to_wire(generation.rules),
+        top_logprobs=generation.top_logprobs,
     )
 
 
@@ -137,6 +140,7 @@ def batch_from_wire(message: verify_pb2.GenerateResponse) -> TokenBatch:
         token_ids=tuple(message.token_ids),
         finish=_FINISH.get(message.finish_reason),
         stats=_stats_from_wire(message.stats) if message.HasField("stats") else None,
+        logprobs=tuple(logprobs_from_wire(each) for each in message.logprobs),
     )
 
 
@@ -163,7 +167,7 @@ def failure(error: aio.AioRpcError) -> VerifierLost | VerifierRefused:
         return VerifierRefused(Refusal.FULL, message)
     if code is grpc.StatusCode.OUT_OF_RANGE:
         return VerifierRefused(Refusal.NEVER_FITS, message)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ABORTED):
         return VerifierRefused(Refusal.BAD_REQUEST, message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return VerifierRefused(Refusal.TIMED_OUT, message)

@@ -1,7 +1,6 @@
 """One verifier and one drafter in this process, on their own threads, joined by memory."""
 
 import queue
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,19 +13,18 @@ from dspark.core.curve import Curve
 from dspark.core.draft import Rows
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.logits import TokenLogprobs
 from dspark.core.pages import PageAllocator
 from dspark.core.session import FinishReason
 from dspark.drafter.engine import DrafterEngine
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.local.memory_port import MemoryPort
-from dspark.model.pair import load_pair
-from dspark.model.ragged_target import RaggedTarget
-from dspark.model.serving import curve_version, set_threads
+from dspark.local.pair import load_local_pair
+from dspark.model.serving import set_threads
 from dspark.verifier.budget_cell import BudgetCell, FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
-from dspark.verifier.profile import profile
 
 _DRAFTER = ReplicaName("local-drafter")
 
@@ -64,23 +62,31 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The end of a local generation."""
+    """The end of a local generation; ``logprobs`` has one entry a token if it asked for them."""
 
     reason: FinishReason
     stats: GenerationStats
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class _QueueSink:
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[tuple[int, ...] | Ended | str] = queue.SimpleQueue()
+        self.logprobs: list[TokenLogprobs] = []
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        self.logprobs.extend(logprobs)
         self.events.put(tokens)
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
-        self.events.put(Ended(reason=reason, stats=stats))
+        self.events.put(Ended(reason=reason, stats=stats, logprobs=tuple(self.logprobs)))
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
         self.events.put(message)
 
 
@@ -88,40 +94,50 @@ class LocalSystem:
     """A context manager around the engines; ``stream`` runs one generation."""
 
     def __init__(
-        self, model: ModelSettings, speculation: Speculation, *, num_pages: int = 256
+        self,
+        model: ModelSettings,
+        speculation: Speculation,
+        *,
+        num_pages: int = 256,
+        max_sessions: int = 1,
+        colocated: bool = False,
+        latency_s: float = 0.0,
     ) -> None:
         """Load the pair.
+
+        Args:
+            model: Which pair, and how it is laid out.
+            speculation: How generations speculate.
+            num_pages: Pages of the target's pool.
+            max_sessions: Generations at once.
+            colocated: Drafter and target take turns on one device (paced pairs only).
+            latency_s: One-way delay between them.
 
         Raises:
             ValueError: One line that says what is wrong and the way out.
         """
         set_threads(model)
-        settings = VerifierSettings(num_pages=num_pages, max_sessions=8)
-        drafting = speculation.enabled and model.drafter is not None
-        pair = load_pair(
-            model.target,
-            model.drafter if drafting else None,
-            num_pages=num_pages,
-            page_tokens=model.page_tokens,
-            rows_dtype=model.rows_dtype,
-            max_batch_tokens=settings.max_batch_tokens,
-            min_accepted_length=model.min_accepted_length,
+        settings = VerifierSettings(
+            num_pages=num_pages, max_sessions=max_sessions, cohorts=1 if colocated else "auto"
         )
-        self.vocab_size = pair.identity.vocab_size
-        self.eos_token_ids = pair.target.eos_token_ids
-        self._target = RaggedTarget(pair.target)
-        self._speculation = speculation
+        self._pair = load_local_pair(
+            model,
+            settings,
+            drafting=speculation.enabled and model.drafter is not None,
+            profiling=speculation.adaptive,
+            colocated=colocated,
+        )
         self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
-        self._port = MemoryPort(self._inbox.put)
+        self._port = MemoryPort(self._inbox.put, latency_s=latency_s)
         self._drafter: DrafterEngine | None = None
         desk: DraftDesk | None = None
-        if pair.drafter is not None:
+        if self._pair.drafter is not None:
             defaults = DrafterSettings()
             self._drafter = DrafterEngine(
-                pair.drafter,
+                self._pair.drafter,
                 incarnation=Incarnation(1),
                 pool=defaults.pool,
-                max_batch_sessions=defaults.max_batch_sessions,
+                max_batch_sessions=max(defaults.max_batch_sessions, max_sessions),
                 max_pending_rounds=defaults.max_pending_rounds,
             )
             desk = DraftDesk(
@@ -131,40 +147,33 @@ class LocalSystem:
                 deadline=Deadline(floor_s=30.0, factor=3.0),
                 seed_chunk_bytes=settings.drafting.seed_chunk_bytes,
                 max_sessions_per_drafter=settings.drafting.max_sessions_per_drafter,
-                vocab_size=self.vocab_size,
-            )
-        self.curve: Curve | None = None
-        if speculation.adaptive:
-            self.curve = profile(
-                self._target,
-                num_pages=num_pages,
-                page_tokens=model.page_tokens,
-                max_sessions=1,
-                max_batch_tokens=settings.max_batch_tokens,
-                version=curve_version(model, pair.identity.target_digest),
-                device=model.device,
-                clock=time.perf_counter,
+                vocab_size=self._pair.target.vocab_size,
             )
         # No controller here: adaptive means causal admission on the curve just measured.
         budget = BudgetCell(curve_version="") if speculation.adaptive else FixedBudget(ALL)
         self._engine = VerifierEngine(
-            self._target,
+            self._pair.target,
             PageAllocator(num_pages, model.page_tokens),
             desk,
             None,
             budget,
             settings=settings,
-            curve=self.curve,
-            block_size=pair.identity.block_size,
+            curve=self._pair.curve,
+            block_size=self._pair.block_size,
             model_name=model.name,
             inbox=self._inbox,
         )
+
+    @property
+    def curve(self) -> Curve | None:
+        """The target's curve, where it was measured."""
+        return self._pair.curve
 
     def __enter__(self) -> "LocalSystem":
         self._engine.start()
         if self._drafter is not None:
             self._drafter.start()
-            self._port.connect(_DRAFTER, self._drafter, Incarnation(1))
+            self._port.connect(_DRAFTER, self._drafter, Incarnation(1), self._pair.drafter_curve)
         return self
 
     def __exit__(
@@ -174,6 +183,7 @@ class LocalSystem:
         traceback: TracebackType | None,
     ) -> None:
         self._engine.stop()
+        self._port.close()
         if self._drafter is not None:
             self._drafter.stop()
 
@@ -198,4 +208,4 @@ class LocalSystem:
             self._engine.cancel(session)
 
     def _rows(self, session: SessionId, start: int, stop: int) -> Rows:
-        return self._target.rows(self._engine.intake.sessions[session].pages, start, stop)
+        return self._pair.target.rows(self._engine.intake.sessions[session].pages, start, stop)

@@ -78,13 +78,7 @@ def read_pair(
     config, stamp = None, ""
     if drafter_path is not None:
         drafter_folder = _drafter_folder(drafter_path)
-        config = _checked_config(drafter_folder, target_folder, gamma)
-        config.require_target(
-            hidden_size=sizes.hidden_size,
-            vocab_size=sizes.vocab_size,
-            num_layers=sizes.num_layers,
-        )
-        check_trained_with(config, drafter_folder)
+        config = check_fit(target_folder, drafter_folder, gamma=gamma)
         fc, norm = _projection_tensors(drafter_folder)
         stamp = projection_id(fc, norm, digest)
     return PairIdentity(
@@ -96,6 +90,35 @@ def read_pair(
         target_layer_ids=config.target_layer_ids if config else (),
         projection_id=stamp,
     )
+
+
+def check_fit(
+    target_path: str | Path, drafter_path: str | Path, *, gamma: int | None = None
+) -> DrafterConfig:
+    """Check that a drafter belongs to a target; of the target no weights are read.
+
+    Args:
+        target_path: The target's folder; configuration and tokenizer are enough.
+        drafter_path: The drafter's folder.
+        gamma: Expected block size; None takes the drafter's.
+
+    Returns:
+        The drafter's configuration.
+
+    Raises:
+        ValueError: One line: what does not fit, and the way out.
+    """
+    target_folder = local_folder(target_path, what="target")
+    drafter_folder = _drafter_folder(drafter_path)
+    sizes = read_sizes(target_folder)
+    config = _checked_config(drafter_folder, target_folder, gamma)
+    config.require_target(
+        hidden_size=sizes.hidden_size,
+        vocab_size=sizes.vocab_size,
+        num_layers=sizes.num_layers,
+    )
+    check_trained_with(config, drafter_folder)
+    return config
 
 
 def load_target(

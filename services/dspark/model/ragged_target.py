@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from dspark.core.draft import Rows
 from dspark.core.draft_laws import DraftLaws
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling
 from dspark.model.batch import RaggedBatch, Segment
+from dspark.model.grammar import Grammars
 from dspark.model.sampling_rows import sampling_batch
+from dspark.model.session_logits import SessionLogits
 from dspark.model.target import TargetRunner
-from dspark_kernels.rejection_step import decide
+from dspark_kernels.rejection_step import decide, target_laws
 from dspark_kernels.sampling import choose_tokens
 
 
@@ -49,12 +53,22 @@ class ChoosingSegment(Protocol):
     def laws(self) -> DraftLaws | None:
         """What the tokens after the first were drawn from, if they are judged by rejection."""
 
+    @property
+    def processor(self) -> LogitsProcessor | None:
+        """What is done to the chosen rows' logits first."""
+
 
 class RaggedTarget:
-    """A ``TargetRunner`` that chooses tokens; for one thread at a time."""
+    """A ``TargetRunner`` that chooses tokens; for one thread at a time.
 
-    def __init__(self, runner: TargetRunner) -> None:
+    Args:
+        runner: The model.
+        grammars: For structured output; None refuses it.
+    """
+
+    def __init__(self, runner: TargetRunner, grammars: Grammars | None = None) -> None:
         self._runner = runner
+        self._grammars = grammars
 
     @property
     def vocab_size(self) -> int:
@@ -66,30 +80,39 @@ class RaggedTarget:
         """Longest sequence."""
         return self._runner.max_context_tokens
 
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        """Return what a generation does to its logits (any thread).
+
+        Raises:
+            ValueError: See SessionLogits.
+        """
+        return SessionLogits(generation, self.vocab_size, self._grammars)
+
     def step(self, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
         """Run one ragged forward; return each segment's chosen tokens.
 
         A segment with laws gets its accepted drafts and the token after them.
         """
-        output = self._runner.forward(
-            RaggedBatch(
-                segments=[
-                    Segment(
-                        token_ids=part.tokens,
-                        start=part.start,
-                        block_table=part.pages,
-                        logits_from=len(part.tokens) - part.choose if part.choose else None,
-                    )
-                    for part in segments
-                ]
-            )
-        )
+        output = self._runner.forward(_batch(segments))
         rows = [
             (part.sampling, part.start + len(part.tokens) - part.choose + offset + 1)
             for part in segments
             for offset in range(part.choose)
         ]
         return judge_rows(output.logits, rows, segments)
+
+    def law(self, segment: ChoosingSegment) -> NDArray[np.float64]:
+        """Run one segment; return the law [vocab] that the token after its last row is drawn from.
+
+        The segment's ``choose`` is 1, and it is sampled, not greedy.
+        """
+        logits = self._runner.forward(_batch([segment])).logits
+        if segment.processor is not None:
+            logits = _processed(logits, [segment])
+        position = segment.start + len(segment.tokens)
+        laws = target_laws(logits, sampling_batch([segment.sampling], [position]))
+        law: NDArray[np.float64] = laws[0]
+        return law
 
     def run(
         self, tokens: Sequence[int], start: int, pages: Sequence[int], *, want_logits: bool
@@ -112,10 +135,18 @@ class RaggedTarget:
         logits: NDArray[np.float32] = output.logits[-1].float().cpu().numpy()
         return logits
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         """Choose the token at ``position`` from logits [vocab] computed elsewhere."""
-        row = torch.from_numpy(np.array(logits, dtype=np.float32)).unsqueeze(0)
-        return _choose(row, [(sampling, position)])[0]
+        row = np.array(logits, dtype=np.float32)[None]
+        if processor is not None:
+            row = processor.process(row, ())
+        return _choose(torch.from_numpy(row), [(sampling, position)])[0]
 
     def rows(self, pages: Sequence[int], start: int, stop: int) -> Rows:
         """Return kept context rows [stop - start, hidden]."""
@@ -136,6 +167,20 @@ class RaggedTarget:
         self._runner.import_kv(pages, start, kv)
         if rows is not None:
             self._runner.import_rows(pages, start, rows)
+
+
+def _batch(segments: Sequence[ChoosingSegment]) -> RaggedBatch:
+    return RaggedBatch(
+        segments=[
+            Segment(
+                token_ids=part.tokens,
+                start=part.start,
+                block_table=part.pages,
+                logits_from=len(part.tokens) - part.choose if part.choose else None,
+            )
+            for part in segments
+        ]
+    )
 
 
 def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[int]:
@@ -159,6 +204,8 @@ def judge_rows(
         rows: How each row is sampled, and the position of the token after it.
         segments: What was run.
     """
+    if any(part.processor is not None for part in segments):
+        logits = _processed(logits, segments)
     chosen_rows: list[int] = []
     judged_rows: list[int] = []
     first = 0
@@ -183,3 +230,19 @@ def judge_rows(
         tuple(itertools.islice(chosen, part.choose)) if part.laws is None else next(judged)
         for part in segments
     ]
+
+
+def _processed(logits: torch.Tensor, segments: Sequence[ChoosingSegment]) -> torch.Tensor:
+    """The rows as the segments' processors leave them, [N, V] on the CPU."""
+    raw: NDArray[np.float32] = logits.float().cpu().numpy()
+    parts = []
+    first = 0
+    for part in segments:
+        rows = raw[first : first + part.choose]
+        first += part.choose
+        if part.processor is not None and part.choose:
+            # A prompt's last row, the only one chosen there, follows no draft.
+            drafts = part.tokens[1:] if part.choose == len(part.tokens) else ()
+            rows = part.processor.process(rows, drafts)
+        parts.append(rows)
+    return torch.from_numpy(np.concatenate(parts))

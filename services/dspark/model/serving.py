@@ -38,8 +38,14 @@ def compatibility(model: ModelSettings, identity: PairIdentity) -> Compatibility
     )
 
 
+def device_name(model: ModelSettings) -> str:
+    """What people are told that a curve was measured on."""
+    return model.device if model.paced is None else f"paced: {model.paced.name}"
+
+
 def curve_version(model: ModelSettings, digest: str) -> str:
     """Digest of what a profiled curve is bound to: weights, device, processor, threads."""
     processor = platform.processor() or platform.machine()
-    parts = (digest, model.device, processor, str(model.threads), torch.__version__)
+    paced = "" if model.paced is None else model.paced.model_dump_json()
+    parts = (digest, model.device, processor, str(model.threads), torch.__version__, paced)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

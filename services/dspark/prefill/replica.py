@@ -11,7 +11,8 @@ from dspark.core.pages import PageAllocator
 from dspark.model.pair import PairIdentity, load_target
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.serving import compatibility, set_threads
-from dspark.prefill.engine import PrefillEngine
+from dspark.paced.load import load_paced_target
+from dspark.prefill.engine import PrefillEngine, PrefillTarget
 from dspark.prefill.service import PrefillService
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
@@ -78,6 +79,9 @@ class PrefillReplica:
 
     def _load(self) -> tuple[PairIdentity, PrefillEngine]:
         set_threads(self._model)
+        if self._model.paced is not None:
+            identity, paced = load_paced_target(self._model)
+            return identity, self._engine_of(identity, paced)
         identity, runner = load_target(
             self._model.target,
             self._model.drafter,
@@ -87,8 +91,11 @@ class PrefillReplica:
             device=self._model.device,
             max_batch_tokens=self._settings.chunk_tokens,
         )
-        return identity, PrefillEngine(
-            RaggedTarget(runner),
+        return identity, self._engine_of(identity, RaggedTarget(runner))
+
+    def _engine_of(self, identity: PairIdentity, target: PrefillTarget) -> PrefillEngine:
+        return PrefillEngine(
+            target,
             PageAllocator(self._settings.num_pages, self._model.page_tokens),
             chunk_tokens=self._settings.chunk_tokens,
             max_waiting=self._settings.max_waiting,

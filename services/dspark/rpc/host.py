@@ -7,8 +7,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from prometheus_client import start_http_server
-
 from dspark.config.endpoint import EndpointSettings
 from dspark.core.curve import Curve
 from dspark.core.fleet import Compatibility, LoadReport, Replica, ReplicaState, Role
@@ -16,6 +14,7 @@ from dspark.core.ids import Incarnation, PoolName, ReplicaName
 from dspark.rpc.control_client import ControllerLink
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
+from dspark.telemetry.endpoint import serve_metrics
 
 
 def new_incarnation() -> Incarnation:
@@ -59,17 +58,12 @@ class ReplicaHost:
         metrics_address = ""
         if self._endpoint.metrics:
             metrics.BUILD_INFO.info({"role": self._role.value, "replica": self._name})
-            http, thread = start_http_server(
-                0, addr=self._endpoint.bind_host, registry=metrics.REGISTRY
+            port, self._stop_metrics = serve_metrics(
+                self._endpoint.bind_host,
+                self._endpoint.metrics_port_min,
+                self._endpoint.metrics_port_max,
             )
-            metrics_address = f"{self._endpoint.advertise_host}:{http.server_port}"
-
-            def stop_metrics() -> None:
-                http.shutdown()
-                http.server_close()
-                thread.join(timeout=2.0)
-
-            self._stop_metrics = stop_metrics
+            metrics_address = f"{self._endpoint.advertise_host}:{port}"
         self._replica = Replica(
             name=self._name,
             pool=self._pool,

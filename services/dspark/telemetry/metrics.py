@@ -33,7 +33,8 @@ BUILD_INFO = Info("dspark_build", "Version and role of this process", registry=R
 # Budgets
 BUDGET_TOKENS = _gauge(
     "dspark_verification_budget_tokens",
-    "Draft tokens a step may verify at the present load (-1 all, -2 off)", "pool")  # fmt: skip
+    "Draft tokens a step may verify at the present load (-1 all, -2 off, -3 disabled)",
+    "pool")  # fmt: skip
 BUDGET_EPOCH = _gauge("dspark_verification_budget_epoch", "Epoch of the budget in use", "pool")
 BUDGET_PUBLISH = _counter("dspark_budget_publish_total", "Budgets broadcast", "outcome")
 BUDGET_STALENESS = _gauge("dspark_budget_staleness_seconds", "Age of the budget in use", "pool")
@@ -66,6 +67,22 @@ DRAFT_BATCH_SESSIONS = _histogram(
 DRAFT_STEP_SECONDS = _histogram(
     "dspark_draft_step_duration_seconds", "Duration of one draft batch", _STEP_SECONDS, "pool"
 )
+
+# The guard, and how far confidences can be believed
+GUARD_CHECKS = _counter(
+    "dspark_guard_checks_total",
+    "Requests chosen to be decoded again, by outcome: passed, mismatch, drift, skipped, dropped",
+    "pool", "outcome")  # fmt: skip
+GUARD_TOKENS = _counter("dspark_guard_tokens_total", "Tokens decoded again and compared", "pool")
+GUARD_EVIDENCE = _gauge(
+    "dspark_guard_drift_evidence",
+    "Power of ten of the evidence that sampling by rejection is biased", "pool")  # fmt: skip
+GUARD_TRIPPED = _gauge("dspark_guard_tripped", "1 where the guard switched speculation off", "pool")
+
+CALIBRATION_ERROR = _gauge(
+    "dspark_draft_calibration_error_ratio",
+    "Expected calibration error of the confidences of verified positions, counted from 0",
+    "pool", "mode", "position")  # fmt: skip
 
 # Pools
 POOL_REPLICAS = _gauge(

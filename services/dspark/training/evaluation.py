@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dspark.core.calibration import (
+    MODES,
     Calibration,
     Floats,
     Mode,
@@ -22,13 +23,16 @@ from dspark.core.calibration import (
 from dspark.model.checkpoint import load_drafter
 from dspark.model.drafter import DSparkDrafter
 from dspark.training.corpus import DOMAINS, read_documents
+from dspark.training.generation import DenseTarget
 from dspark.training.prompts import HeldOutPrompt, held_out_prompts, read_prompts, write_prompts
+from dspark.training.reliability import Panel, draw_reliability
 from dspark.training.repeats import repeated_share
-from dspark.training.rollout import Rounds, play, roll_out
+from dspark.training.rollout import Rejection, Rounds, play, roll_out
 from dspark.training.target import bits_per_byte, load_target
 from dspark.training.tokenizer import load_tokenizer
 
-_MODES: tuple[tuple[Mode, float], ...] = (("greedy", 0.0), ("coupled", 1.0))
+_TEMPERATURES: dict[float, tuple[Mode, ...]] = {0.0: ("greedy",), 1.0: ("coupled", "rejection")}
+"""Modes whose rounds are played on the same text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class EvaluationSettings:
     max_prompts: int | None = None
     """Judge by the first so many prompts of each domain."""
     max_documents: int | None = None
+    max_q_tokens: int = 64
+    """Tokens that a law of rejection sampling is cut to: the drafter pool's setting."""
     threads: int = 1
 
 
@@ -62,7 +68,12 @@ class CalibrationSettings:
     """The shipped prompts, which are left out."""
     out: Path
     """The sts.json to write; a mode that is not fitted now is kept as it is there."""
-    modes: tuple[Mode, ...] = ("greedy", "coupled")
+    plot: Path | None = None
+    """Picture of the reliability on held-out rounds, before and after; the suffix chooses the
+    format."""
+    modes: tuple[Mode, ...] = MODES
+    max_q_tokens: int = 64
+    """Tokens that a law of rejection sampling is cut to: the drafter pool's setting."""
     num_rounds: int = 10_000
     """Least number of rounds to fit on, per mode; a third as many again judge the fit."""
     max_new: int = 160
@@ -110,12 +121,15 @@ def play_all(
     prompts: list[HeldOutPrompt],
     *,
     temperature: float,
+    modes: Sequence[Mode],
     max_new: int,
+    max_q_tokens: int,
     seed: int,
-) -> list[Rounds]:
-    """Generate for every prompt and walk its rounds."""
+) -> dict[Mode, list[Rounds]]:
+    """Generate for every prompt and walk its rounds, in each of the modes."""
+    model = load_target(cfg_target)
     rollouts = roll_out(
-        load_target(cfg_target),
+        model,
         load_tokenizer(cfg_target),
         prompts,
         target_layer_ids=drafter.config.target_layer_ids,
@@ -124,7 +138,17 @@ def play_all(
         spare=drafter.config.gamma + 1,
         seed=seed,
     )
-    return [play(drafter, r, temperature=temperature, max_new=max_new) for r in rollouts]
+    judge = Rejection(target=DenseTarget(model, ()), max_q_tokens=max_q_tokens)
+    return {
+        mode: [
+            play(
+                drafter, r, temperature=temperature, max_new=max_new,
+                rejection=judge if mode == "rejection" else None,
+            )
+            for r in rollouts
+        ]
+        for mode in modes
+    }  # fmt: skip
 
 
 def evaluate(cfg: EvaluationSettings) -> dict[str, object]:
@@ -173,11 +197,15 @@ def evaluate(cfg: EvaluationSettings) -> dict[str, object]:
         gamma = drafter.config.gamma
         sts = cfg.drafter / "sts.json"
         stored = json.loads(sts.read_text()) if sts.exists() else {}
-        for mode, temperature in _MODES:
-            rounds = play_all(
-                cfg.target, drafter, prompts, temperature=temperature, max_new=cfg.max_new,
-                seed=cfg.seed,
-            )  # fmt: skip
+        played = {
+            mode: rounds
+            for temperature, modes in _TEMPERATURES.items()
+            for mode, rounds in play_all(
+                cfg.target, drafter, prompts, temperature=temperature, modes=modes,
+                max_new=cfg.max_new, max_q_tokens=cfg.max_q_tokens, seed=cfg.seed,
+            ).items()
+        }  # fmt: skip
+        for mode, rounds in played.items():
             per_domain: dict[str, object] = {
                 domain: acceptance_figures([r for r in rounds if r.domain == domain], gamma)
                 for domain in DOMAINS
@@ -216,8 +244,8 @@ def _whole_rounds(rounds: Sequence[Rounds]) -> tuple[Floats, np.ndarray]:
     return logits, accepted
 
 
-def calibrate(cfg: CalibrationSettings) -> dict[str, Calibration]:
-    """Fit sts.json on held-out rounds, greedy and coupled apart.
+def calibrate(cfg: CalibrationSettings) -> dict[Mode, Calibration]:
+    """Fit sts.json on held-out rounds, every sampling mode apart.
 
     Prompts alternate between fitting and judging, three to one, so both see every domain.
 
@@ -239,40 +267,59 @@ def calibrate(cfg: CalibrationSettings) -> dict[str, Calibration]:
         if p.prompt[:40] not in shipped
     ]
     pool = [pool[i] for i in np.random.default_rng(cfg.seed).permutation(len(pool))]
-    found: dict[str, Calibration] = {}
-    for mode, temperature in _MODES:
-        if mode not in cfg.modes:
+    found: dict[Mode, Calibration] = {}
+    panels: list[Panel] = []
+    for temperature, together in _TEMPERATURES.items():
+        modes = [mode for mode in together if mode in cfg.modes]
+        if not modes:
             continue
-        rounds: list[Rounds] = []
-        num_rounds, at = 0, 0
-        while num_rounds < 1.4 * cfg.num_rounds:
-            part = [pool[(at + i) % len(pool)] for i in range(96)]
-            if mode == "greedy":
-                part = pool[at : at + 96]  # a prompt has one greedy text only
-            if not part:
-                break
-            rounds += play_all(
-                cfg.target, drafter, part, temperature=temperature, max_new=cfg.max_new,
-                seed=cfg.seed + at,
-            )  # fmt: skip
-            at += len(part)
-            num_rounds = sum(int((~r.ended).sum()) for r in rounds)
-            print(f"{mode}: {num_rounds} rounds of {at} prompts", flush=True)
-        fit = _whole_rounds([r for i, r in enumerate(rounds) if i % 4 != 3])
-        judge = _whole_rounds([r for i, r in enumerate(rounds) if i % 4 == 3])
-        if len(fit[1]) < cfg.num_rounds:
-            raise ValueError(
-                f"held-out prompts gave {len(fit[1])} {mode} rounds to fit on, {cfg.num_rounds} "
-                "are asked for: hold out more documents or lower num_rounds"
+        for mode, rounds in _held_out_rounds(cfg, drafter, pool, temperature, modes).items():
+            fit = _whole_rounds([r for i, r in enumerate(rounds) if i % 4 != 3])
+            judge = _whole_rounds([r for i, r in enumerate(rounds) if i % 4 == 3])
+            if len(fit[1]) < cfg.num_rounds:
+                raise ValueError(
+                    f"held-out prompts gave {len(fit[1])} {mode} rounds to fit on, "
+                    f"{cfg.num_rounds} are asked for: hold out more documents or lower num_rounds"
+                )
+            found[mode] = fit_calibration(
+                *fit, *judge, mode=mode, dataset="held-out code, prose and arithmetic"
             )
-        found[mode] = fit_calibration(
-            *fit, *judge, mode=mode, dataset="held-out code, prose and arithmetic"
-        )
+            panels.append(Panel(calibration=found[mode], logits=judge[0], accepted=judge[1]))
     document = json.loads(cfg.out.read_text()) if cfg.out.exists() else {}
     document.update({mode: fitted.to_json() for mode, fitted in found.items()})
     cfg.out.write_text(json.dumps(document, indent=1) + "\n")
     print(cfg.out.read_text())
+    if cfg.plot is not None:
+        draw_reliability(panels, cfg.plot)
     return found
+
+
+def _held_out_rounds(
+    cfg: CalibrationSettings,
+    drafter: DSparkDrafter,
+    pool: list[HeldOutPrompt],
+    temperature: float,
+    modes: Sequence[Mode],
+) -> dict[Mode, list[Rounds]]:
+    """Play until every mode has enough rounds to fit on and to judge by."""
+    rounds: dict[Mode, list[Rounds]] = {mode: [] for mode in modes}
+    fewest, at = 0, 0
+    while fewest < 1.4 * cfg.num_rounds:
+        part = [pool[(at + i) % len(pool)] for i in range(96)]
+        if temperature == 0.0:
+            part = pool[at : at + 96]  # a prompt has one greedy text only
+        if not part:
+            break
+        played = play_all(
+            cfg.target, drafter, part, temperature=temperature, modes=modes,
+            max_new=cfg.max_new, max_q_tokens=cfg.max_q_tokens, seed=cfg.seed + at,
+        )  # fmt: skip
+        at += len(part)
+        for mode in modes:
+            rounds[mode] += played[mode]
+        fewest = min(sum(int((~r.ended).sum()) for r in rounds[mode]) for mode in modes)
+        print(f"{', '.join(modes)}: {fewest} rounds of {at} prompts", flush=True)
+    return rounds
 
 
 def cut_prompts(cfg: PromptSettings) -> list[HeldOutPrompt]:

@@ -86,7 +86,13 @@ Figures: `eval.json` beside this file.
 def drafter_card(figures: Facts, sts: Facts, provenance: Facts) -> str:
     """Write the drafter's card."""
     sections = []
-    for mode, title in (("greedy", "T = 0 (greedy)"), ("coupled", "T = 1 (coupled)")):
+    titles = {
+        "greedy": "T = 0 (greedy)",
+        "coupled": "T = 1 (coupled)",
+        "rejection": "T = 1 (rejection)",
+    }
+    modes = [mode for mode in titles if mode in figures and mode in sts]
+    for mode in modes:
         found = _facts(figures[mode])
         rows = []
         for domain in (*DOMAINS, "all"):
@@ -102,20 +108,23 @@ def drafter_card(figures: Facts, sts: Facts, provenance: Facts) -> str:
                 ]
             )
         header = ["domain", "prompts", "tokens", "tau", *(f"x{k}" for k in range(1, 8))]
-        sections.append(f"### {title}\n\n{_table(header, rows)}")
+        sections.append(f"### {titles[mode]}\n\n{_table(header, rows)}")
     ece_rows = []
-    for mode in ("greedy", "coupled"):
+    for mode in modes:
         fitted, shipped = _facts(sts[mode]), _facts(_facts(figures[mode])["ece"])
         ece_rows.append(
             [
                 mode,
                 f"{fitted['num_samples']}",
                 _percent(fitted["ece_before"]),
-                _percent(fitted["ece_after"]),
+                _percent(fitted["ece_after"])
+                if fitted.get("adopted", True)
+                else f"not adopted: the fit gives {_percent(fitted['ece_fitted'])}",
                 _percent(shipped["before"]),
                 _percent(shipped.get("after", shipped["before"])),
             ]
         )
+    blank_line = "\n\n"
     ece_header = ["mode", "rounds fitted", "before", "after", "shipped prompts, before", "after"]
     return f"""# Demo drafter
 
@@ -127,14 +136,12 @@ tau = tokens committed per round (accepted drafts + 1), every draft verified; x1
 a position given that all before it were accepted. Held-out prompts (`../prompts.jsonl`), up to
 {provenance["max_new"]} new tokens, stopping at a stop token.
 
-{sections[0]}
-
-{sections[1]}
+{blank_line.join(sections)}
 
 ## Calibration
-Sequential temperature scaling (`sts.json`), greedy and coupled apart, fitted on rounds of held-out
-documents' prompts that are not shipped. Expected calibration error of the survival (15 bins),
-mean over the seven positions, on rounds not fitted on:
+Sequential temperature scaling (`sts.json`), every sampling mode apart, fitted on rounds of held-out
+documents' prompts that are not shipped, and adopted where it lowers the error. Expected calibration
+error of the survival (15 bins), mean over the seven positions, on rounds not fitted on:
 
 {_table(ece_header, ece_rows)}
 

@@ -15,6 +15,7 @@ import torch
 from dspark.core.draft import DraftBlock, DraftRequest, DraftStatus, RoundReply
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling, SamplingMode
 from dspark.core.verdict import judge, settle
 from dspark.model.batch import RaggedBatch, Segment
@@ -70,6 +71,7 @@ class _Step:
     choose: int
     sampling: Sampling
     laws: DraftLaws | None = None
+    processor: LogitsProcessor | None = None
 
 
 @dataclass(slots=True)

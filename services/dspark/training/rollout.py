@@ -3,7 +3,8 @@
 With greedy or coupled sampling the output is the target's alone: so it is generated once, in
 dense batches, and the drafter is then run at every position of it. Rounds follow by walking:
 from an anchor at s, a accepted drafts lead to the anchor s + a + 1. Accepted lengths are those of
-a serving engine that verifies every draft.
+a serving engine that verifies every draft. Rounds of rejection sampling are played on the same
+text (``judged``).
 
 Shape legend: S sequences, L tokens, A anchors, G draft positions, V vocabulary.
 """
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from dspark.model.drafter import DSparkDrafter
 from dspark.training.blocks import block_hidden
 from dspark.training.generation import DenseTarget
+from dspark.training.judged import judge_everywhere
 from dspark.training.prompts import HeldOutPrompt
 from dspark_kernels.noise import exponential_noise
 
@@ -46,12 +48,16 @@ class Rounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """The target's own output on one prompt: ids [L], features [L, m * D], generated from P on."""
+    """The target's own output on one prompt: ids [L], features [L, m * D], generated from P on.
+
+    ``hidden`` [L, D]: the last hidden states, from which the target's laws follow.
+    """
 
     domain: str
     prompt_length: int
     ids: Tensor
     features: Tensor
+    hidden: Tensor
     stop: int | None
     """Position of the first generated stop token."""
     seed: int
@@ -91,7 +97,7 @@ def roll_out(
         cache = target.new_cache(len(part), total)
         at = int(lengths.min())
         features, hidden = target.forward(ids[:, :at], cache)
-        made = [features]
+        made, last = [features], [hidden]
         while at < total:
             logits = target.logits(hidden[:, -1])
             if temperature > 0:
@@ -102,8 +108,9 @@ def roll_out(
             ids[free, at] = logits.argmax(-1)[free]
             features, hidden = target.forward(ids[:, at : at + 1], cache)
             made.append(features)
+            last.append(hidden)
             at += 1
-        rows = torch.cat(made, 1)
+        rows, states = torch.cat(made, 1), torch.cat(last, 1)
         for row, i in enumerate(part):
             length = int(lengths[row]) + max_new + spare
             found = torch.isin(ids[row, int(lengths[row]) : length], stops).nonzero()
@@ -112,6 +119,7 @@ def roll_out(
                 prompt_length=int(lengths[row]),
                 ids=ids[row, :length].clone(),
                 features=rows[row, :length].clone(),
+                hidden=states[row, :length].clone(),
                 stop=int(lengths[row]) + int(found[0]) if len(found) else None,
                 seed=seed + i,
             )
@@ -155,8 +163,31 @@ def draft_everywhere(
     return made, torch.stack(confidences, 1)
 
 
-def play(drafter: DSparkDrafter, rollout: Rollout, *, temperature: float, max_new: int) -> Rounds:
-    """Walk the rounds of one output: anchors from the first generated token on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """How drafts are judged by rejection: whose laws, and to how many tokens q is cut."""
+
+    target: DenseTarget
+    max_q_tokens: int
+
+
+def play(
+    drafter: DSparkDrafter,
+    rollout: Rollout,
+    *,
+    temperature: float,
+    max_new: int,
+    rejection: Rejection | None = None,
+) -> Rounds:
+    """Walk the rounds of one output: anchors from the first generated token on.
+
+    Args:
+        drafter: The drafter.
+        rollout: The output.
+        temperature: It was generated with.
+        max_new: Tokens walked over.
+        rejection: How drafts are judged; None accepts those that equal the output.
+    """
     gamma = drafter.config.gamma
     first, end = rollout.prompt_length, rollout.prompt_length + max_new
     if rollout.stop is not None:
@@ -164,9 +195,13 @@ def play(drafter: DSparkDrafter, rollout: Rollout, *, temperature: float, max_ne
     accepted, committed, ended, picked = [], [], [], []
     if end > first:
         anchors = torch.arange(first, end)
-        drafts, logits = draft_everywhere(drafter, rollout, anchors, temperature)
-        truth = rollout.ids[anchors[:, None] + 1 + torch.arange(gamma)]
-        lengths = (drafts == truth).long().cumprod(1).sum(1).tolist()
+        if rejection is None:
+            drafts, logits = draft_everywhere(drafter, rollout, anchors, temperature)
+            truth = rollout.ids[anchors[:, None] + 1 + torch.arange(gamma)]
+            lengths = (drafts == truth).long().cumprod(1).sum(1).tolist()
+        else:
+            accepts, logits = _judge(drafter, rollout, anchors, temperature, rejection)
+            lengths = accepts.tolist()
         at = first
         while at < end:
             length = int(lengths[at - first])
@@ -186,4 +221,25 @@ def play(drafter: DSparkDrafter, rollout: Rollout, *, temperature: float, max_ne
         accepted=np.array(accepted, dtype=np.int64),
         ended=np.array(ended, dtype=bool),
         logits=chosen,
+    )
+
+
+@torch.no_grad()
+def _judge(
+    drafter: DSparkDrafter,
+    rollout: Rollout,
+    anchors: Tensor,
+    temperature: float,
+    rejection: Rejection,
+) -> tuple[Tensor, Tensor]:
+    ids = rollout.ids
+    return judge_everywhere(
+        drafter,
+        block_hidden(drafter, rollout.features[None], anchors[None], ids[anchors][None])[0],
+        ids,
+        anchors,
+        (rejection.target.logits(rollout.hidden) / temperature).softmax(-1),
+        temperature=temperature,
+        max_q_tokens=rejection.max_q_tokens,
+        seed=rollout.seed,
     )

@@ -11,13 +11,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
 from dspark.core.generation import Generation
 from dspark.core.ids import SessionId
 from dspark.core.pages import PageAllocator
+from dspark.core.refinement import Refinement
 from dspark.core.session import Phase
 from dspark.drafting.desk import DraftDesk
 from dspark.drafting.events import Connected, Lost, Replied, Seeded
@@ -31,10 +32,12 @@ from dspark.verifier.events import (
     Sink,
     Submitted,
 )
+from dspark.verifier.guard import Guard
 from dspark.verifier.intake import Intake
 from dspark.verifier.pace import Pace
 from dspark.verifier.rounds import BudgetSource, Rounds
 from dspark.verifier.session import VerifierSession
+from dspark.verifier.step import VerifyStep
 from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow
 
@@ -65,6 +68,7 @@ class VerifierEngine:
         block_size: int,
         model_name: str,
         hash_root: bytes = b"",
+        guard: Guard | None = None,
         inbox: "queue.SimpleQueue[EngineEvent] | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,12 +80,16 @@ class VerifierEngine:
         self._ids = itertools.count(1)
         self._cohort = 0
         self._pace = Pace(settings.cohorts, curve=curve, block_size=block_size)
+        self.refinement = None if curve is None else Refinement(curve)
+        self._turn_began_s = clock()
+        self._waited_s = 0.0
         self._lock = threading.Lock()
         self._num_open = 0
         self._running = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="verifier-engine", daemon=True)
         self.desk = desk
+        self.guard = guard
         self.window = LoadWindow(clock())
         self.failure: BaseException | None = None
         self.intake = Intake(
@@ -108,6 +116,7 @@ class VerifierEngine:
             pool=settings.pool,
             model_name=model_name,
             clock=clock,
+            guard=guard,
             ended=self.intake.end,
             prompt_done=self.intake.prompt_done,
         )
@@ -124,12 +133,17 @@ class VerifierEngine:
         if self._thread.is_alive():
             self._thread.join(timeout=30.0)
 
+    def prepare(self, generation: Generation) -> None:
+        """Do what makes ``submit`` of a grammar slow; raise ValueError where it is none."""
+        self._target.processor(generation)
+
     def submit(self, generation: Generation, sink: Sink) -> SessionId:
         """Take a generation.
 
         Raises:
             NeverFits: It could not run here even alone.
             Overloaded: Too many are waiting already.
+            ValueError: It asks for what this target cannot do.
         """
         total = generation.total_tokens
         pages = self.intake.pages
@@ -143,13 +157,22 @@ class VerifierEngine:
         highest = max(*generation.prompt, *generation.committed, 0)
         if highest >= self._target.vocab_size:
             raise ValueError(f"token {highest} is outside 0..{self._target.vocab_size - 1}")
+        processor = self._target.processor(generation) if generation.wants_processor else None
         with self._lock:
             if self._num_open >= self._settings.max_sessions + self._settings.max_waiting:
                 raise Overloaded(f"{self._num_open} sessions are open or waiting already")
             self._num_open += 1
         session = SessionId(next(self._ids))
         now_s = self._clock()
-        self.post(Submitted(session=session, generation=generation, sink=sink, arrived_s=now_s))
+        self.post(
+            Submitted(
+                session=session,
+                generation=generation,
+                sink=sink,
+                arrived_s=now_s,
+                processor=processor,
+            )
+        )
         if self._ended:
             self._refuse_rest()
         return session
@@ -168,15 +191,20 @@ class VerifierEngine:
         return self._num_open
 
     def _run(self) -> None:
+        self._turn_began_s = self._clock()
         try:
             while self._running:
                 # Pages freed by the last step may admit a session that nothing else would wake.
                 self.intake.admit_waiting(self._clock())
-                self._take_events(block=not any(map(_steps, self._sessions())))
+                self._take_events(
+                    block=not any(map(_steps, self._sessions())) and not self._checks()
+                )
                 self.intake.admit_waiting(self._clock())
                 self._turn()
                 self._await_drafts()
                 self._step()
+                if self.guard is not None and self._checks():
+                    self.guard.step()
         except BaseException as error:
             self.failure = error
             log.exception("the verifier engine died")
@@ -197,10 +225,13 @@ class VerifierEngine:
         return list(self.intake.sessions.values())
 
     def _take_events(self, *, block: bool) -> None:
-        if block and self._inbox.empty() and self.desk is not None:
+        if self.desk is not None and (block or self._checks()) and self._inbox.empty():
             self.desk.flush(self._clock())
+        began_s = self._clock()
         try:
             event = self._inbox.get(block=block)
+            if block:
+                self._waited_s += self._clock() - began_s
             while True:
                 self._handle(event)
                 event = self._inbox.get_nowait()
@@ -213,6 +244,9 @@ class VerifierEngine:
                 self.desk.handle(event, self._clock())
         elif isinstance(event, Submitted):
             self.intake.submitted(event)
+            if self.guard is not None:
+                self.guard.rest()  # before the pages are asked for
+                self.guard.chosen(self.intake.sessions[event.session])
         elif isinstance(event, Cancelled):
             session = self.intake.sessions.get(event.session)
             if session is not None:
@@ -226,13 +260,16 @@ class VerifierEngine:
     def _turn(self) -> None:
         """Choose how many cohorts alternate, and whose turn it is."""
         decoding = [s for s in self._sessions() if s.phase is Phase.DECODING]
-        if self._pace.due() and self.desk is not None:
-            self._pace.reconsider(
-                sessions=len(decoding),
-                context_tokens=sum(len(s.tokens) for s in decoding) / max(1, len(decoding)),
-                drafter_curve=self.desk.drafter_curve,
-                round_trip_s=self.desk.round_trip_s,
-            )
+        if self._pace.due():
+            if self.refinement is not None:
+                self._pace.curve = self._rounds.curve = self.refinement.fold()
+            if self.desk is not None:
+                self._pace.reconsider(
+                    sessions=len(decoding),
+                    context_tokens=_mean_context(decoding),
+                    drafter_curve=self.desk.drafter_curve,
+                    round_trip_s=self.desk.round_trip_s,
+                )
         # By order of admission, so that both halves stay equal as sessions come and go.
         for index, session in enumerate(decoding):
             session.cohort = index % self._pace.cohorts
@@ -247,10 +284,14 @@ class VerifierEngine:
             wait_s = 0.0 if deadline_s is None else deadline_s - self._clock()
             if wait_s <= 0:
                 return
+            began_s = self._clock()
             try:
-                self._handle(self._inbox.get(timeout=wait_s))
+                event = self._inbox.get(timeout=wait_s)
             except queue.Empty:
                 return
+            finally:
+                self._waited_s += self._clock() - began_s
+            self._handle(event)
 
     def _step(self) -> None:
         decoding = self._decoding()
@@ -262,7 +303,22 @@ class VerifierEngine:
         metrics.VLLM_RUNNING.labels(self._model_name).set(len(decoding))
         metrics.VLLM_WAITING.labels(self._model_name).set(self.intake.num_waiting)
         if decoding or prefilling:
-            self._rounds.step(decoding, prefilling)
+            self._observe(self._rounds.step(decoding, prefilling))
+
+    def _observe(self, step: VerifyStep) -> None:
+        """Compare a turn of the loop, waiting left out, with what the curve says of its step."""
+        now_s = self._clock()
+        turn_s = now_s - self._turn_began_s - self._waited_s
+        self._turn_began_s, self._waited_s = now_s, 0.0
+        self.window.turn(turn_s)
+        # A step with a prompt's chunk is another kind of step than the curve's.
+        if self.refinement is not None and step.decoding and not step.prefilling and turn_s > 0:
+            self.refinement.observe(
+                sessions=len(step.decoding),
+                batch_tokens=step.batch_tokens,
+                context_tokens=_mean_context(step.decoding),
+                step_s=turn_s,
+            )
 
     def _decoding(self) -> list[VerifierSession]:
         return [
@@ -271,11 +327,21 @@ class VerifierEngine:
             if session.phase is Phase.DECODING and session.cohort == self._cohort
         ]
 
+    def _checks(self) -> bool:
+        """Whether the verifier is idle and the guard is not."""
+        return self.guard is not None and self.guard.pending and not self.intake.sessions
+
     def _session_ended(self, session: SessionId) -> None:
+        if self.guard is not None:
+            self.guard.ended(session)
         if self.desk is not None:
             self.desk.close(session)
         with self._lock:
             self._num_open -= 1
+
+
+def _mean_context(sessions: Sequence[VerifierSession]) -> float:
+    return sum(len(session.tokens) for session in sessions) / max(1, len(sessions))
 
 
 def _steps(session: VerifierSession) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dspark.core.draft import Rows
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import SessionId
+from dspark.core.logits import LogitsProcessor, TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.drafting.events import DraftEvent
 from dspark.verifier.target_port import Kv
@@ -18,14 +19,22 @@ from dspark.verifier.target_port import Kv
 class Sink(Protocol):
     """Where a session's tokens go; called from the engine's thread, never blocks."""
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
-        """Newly committed tokens, and the counts so far (the engine goes on changing them)."""
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        """Newly committed tokens, and the counts so far (the engine goes on changing them).
+
+        ``logprobs`` has one entry a token where they were asked for.
+        """
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
         """The generation is complete."""
 
-    def fail(self, message: str) -> None:
-        """The generation cannot go on here."""
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
+        """The generation cannot go on here, or not ``anywhere``: no other replica helps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,7 @@ class Submitted:
     generation: Generation
     sink: Sink
     arrived_s: float
+    processor: LogitsProcessor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

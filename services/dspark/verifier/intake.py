@@ -60,31 +60,38 @@ class Intake:
     def submitted(self, event: Submitted) -> None:
         """Queue a new session."""
         generation = event.generation
+        tokens = [*generation.prompt, *generation.committed]
         session = VerifierSession(
             id=event.session,
             generation=generation,
             sink=event.sink,
-            tokens=[*generation.prompt, *generation.committed],
+            tokens=tokens,
             stats=GenerationStats(block_size=self._block_size),
             arrived_s=event.arrived_s,
+            processor=event.processor,
+            # The last position is always computed, for its logits.
+            prefix_hashes=page_hashes(tokens[:-1], self.pages.page_tokens, root=self._hash_root),
         )
         self.sessions[session.id] = session
         self._waiting.append(session)
 
     def admit_waiting(self, now_s: float) -> None:
-        """Admit in order of arrival while pages for the whole generation are free."""
-        while self._waiting:
+        """Admit in order of arrival while pages for the whole generation are free.
+
+        Where the same prompt is on its way already (another choice of one request), a session
+        lets others pass until it can share those pages.
+        """
+        for session in tuple(self._waiting):
             if len(self.sessions) - len(self._waiting) >= self._max_sessions:
                 return
-            session = self._waiting[0]
-            # The last position is always computed, for its logits.
-            hashes = page_hashes(session.tokens[:-1], self.pages.page_tokens, root=self._hash_root)
-            table = self.pages.reserve(session.generation.total_tokens, hashes)
+            if self._on_its_way(session.prefix_hashes):
+                continue
+            table = self.pages.reserve(session.generation.total_tokens, session.prefix_hashes)
             if table is None:
                 return
-            self._waiting.popleft()
+            self._waiting.remove(session)
             metrics.VLLM_QUEUE_TIME.labels(self._model_name).observe(now_s - session.arrived_s)
-            self._place(session, table, hashes)
+            self._place(session, table)
 
     def end(self, session: VerifierSession, phase: Phase) -> None:
         """Free everything of a session."""
@@ -126,7 +133,10 @@ class Intake:
         event.taken()
         if event.last_logits is not None:
             token = self._target.choose(
-                event.last_logits, session.generation.sampling, len(session.tokens)
+                event.last_logits,
+                session.generation.sampling,
+                len(session.tokens),
+                session.processor,
             )
             metrics.DISAGG_DECISIONS.labels("remote").inc()
             self.prompt_done(session, token)
@@ -157,7 +167,18 @@ class Intake:
         session.computed = len(session.tokens)
         self._begun(session, token)
 
-    def _place(self, session: VerifierSession, table: PageTable, hashes: tuple[bytes, ...]) -> None:
+    def _on_its_way(self, hashes: tuple[bytes, ...]) -> bool:
+        """Whether these very pages are being computed and not here yet."""
+        return (
+            bool(hashes)
+            and self.pages.cached_prefix(hashes) < len(hashes)
+            and any(
+                session.phase is Phase.PREFILLING and session.prefix_hashes[-1:] == hashes[-1:]
+                for session in self.sessions.values()
+            )
+        )
+
+    def _place(self, session: VerifierSession, table: PageTable) -> None:
         session.table = table
         session.computed = session.stats.cached_prompt_tokens = table.cached_tokens
         session.enter(Phase.PREFILLING)
@@ -173,7 +194,7 @@ class Intake:
             metrics.DISAGG_DECISIONS.labels("local").inc()
             return
         session.attempt += 1
-        held = hashes[: table.cached_tokens // self.pages.page_tokens]
+        held = session.prefix_hashes[: table.cached_tokens // self.pages.page_tokens]
         self._prefill.start(
             session.id,
             session.attempt,

@@ -15,15 +15,15 @@ class Pace:
         self, setting: Literal["auto", 1, 2], *, curve: Curve | None, block_size: int
     ) -> None:
         self._auto = setting == "auto"
-        self._curve = curve
+        self.curve = curve
         self._block_size = block_size
         self._steps = 0
         self.cohorts: Cohorts = 1 if setting == "auto" else setting
 
     def due(self) -> bool:
-        """Count a step; say whether the choice is to be reconsidered now."""
+        """Count a step; say whether it is time to refine the curve and to reconsider."""
         self._steps += 1
-        return self._auto and self._steps % _RECONSIDER_STEPS == 0
+        return self._steps % _RECONSIDER_STEPS == 0
 
     def reconsider(
         self,
@@ -41,7 +41,9 @@ class Pace:
             drafter_curve: What a batch costs at the drafter.
             round_trip_s: Smoothed seconds of a draft round trip at the present choice.
         """
-        if self._curve is None or drafter_curve is None or sessions < 2:
+        if not self._auto:
+            return
+        if self.curve is None or drafter_curve is None or sessions < 2:
             self.cohorts = 1
             return
         half = -(-sessions // 2)
@@ -74,9 +76,9 @@ class Pace:
         )
 
     def _verify_s(self, sessions: int, context_tokens: float) -> float:
-        assert self._curve is not None
+        assert self.curve is not None
         return step_seconds(
-            self._curve,
+            self.curve,
             sessions=sessions,
             batch_tokens=sessions * (1 + self._block_size),
             context_tokens=context_tokens,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import time
+from collections.abc import Callable
 
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
@@ -16,20 +17,27 @@ from dspark.core.pages import PageAllocator
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.drafting.links import DrafterLinks
+from dspark.model.grammar import Grammars
 from dspark.model.pair import PairIdentity, load_drafter_side, load_target
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.self_check import check_pair
-from dspark.model.serving import compatibility, curve_version, set_threads
+from dspark.model.serving import compatibility, curve_version, device_name, set_threads
 from dspark.model.target import TargetRunner
+from dspark.model.target_folder import local_folder
+from dspark.paced.load import load_paced_target, profiled_on_paper
+from dspark.paced.target import PacedTarget
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.telemetry import metrics
 from dspark.verifier.budget_cell import BudgetCell
+from dspark.verifier.calibration import CalibrationGauge
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
+from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile
 from dspark.verifier.service import VerifyService
+from dspark.verifier.target_port import Target
 from dspark.wire.v1 import verify_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -58,6 +66,7 @@ class VerifierReplica:
         self._cell: BudgetCell | None = None
         self._links: DrafterLinks | None = None
         self._prefill: PrefillLink | None = None
+        self._calibration: CalibrationGauge | None = None
         self._reported_bytes = {"rows": 0, "drafts": 0, "kv": 0}
         self._reported_outcomes: dict[str, int] = {}
 
@@ -91,10 +100,14 @@ class VerifierReplica:
                 reconnect_s=self._settings.drafting.reconnect_s,
             )
             desk = self._desk(self._links, target)
+            self._calibration = CalibrationGauge(
+                pool=self._settings.pool, gamma=identity.block_size
+            )
         self._cell = BudgetCell(curve_version="" if curve is None else curve.version)
+        pages = PageAllocator(self._settings.num_pages, self._model.page_tokens)
         self._engine = VerifierEngine(
             target,
-            PageAllocator(self._settings.num_pages, self._model.page_tokens),
+            pages,
             desk,
             self._prefill,
             self._cell,
@@ -103,6 +116,7 @@ class VerifierReplica:
             block_size=identity.block_size,
             model_name=self._model.name,
             hash_root=identity.target_digest.encode(),
+            guard=self._guard(target, pages) if desk is not None else None,
             inbox=self._inbox,
         )
         self._engine.start()
@@ -146,7 +160,17 @@ class VerifierReplica:
         if self._prefill is not None:
             await self._prefill.close()
 
-    def _desk(self, links: DrafterLinks, target: RaggedTarget) -> DraftDesk:
+    def _guard(self, target: RaggedTarget | PacedTarget, pages: PageAllocator) -> Guard:
+        return Guard(
+            target,
+            pages,
+            self._settings.guard,
+            pool=self._settings.pool,
+            chunk_tokens=self._settings.prefill_chunk_tokens,
+            byte_stable=self._model.device == "cpu",
+        )
+
+    def _desk(self, links: DrafterLinks, target: RaggedTarget | PacedTarget) -> DraftDesk:
         drafting = self._settings.drafting
 
         def rows(session: SessionId, start: int, stop: int) -> Rows:
@@ -166,8 +190,12 @@ class VerifierReplica:
             vocab_size=target.vocab_size,
         )
 
-    def _load(self) -> tuple[PairIdentity, RaggedTarget, Curve | None]:
+    def _load(self) -> tuple[PairIdentity, RaggedTarget | PacedTarget, Curve | None]:
         set_threads(self._model)
+        if self._model.paced is not None:
+            identity, paced = load_paced_target(self._model)
+            curve = profiled_on_paper(paced, lambda clock: self._profile(identity, paced, clock))
+            return identity, paced, curve
         identity, runner = load_target(
             self._model.target,
             self._model.drafter,
@@ -178,23 +206,31 @@ class VerifierReplica:
             max_batch_tokens=self._settings.max_batch_tokens,
         )
         self._check_pair(runner)
-        target = RaggedTarget(runner)
+        target = RaggedTarget(
+            runner,
+            Grammars.of_folder(
+                local_folder(self._model.target, what="target"), identity.vocab_size
+            ),
+        )
         if not self._settings.profile_at_start:
             return identity, target, None
         began_s = time.monotonic()
-        curve = profile(
+        curve = self._profile(identity, target, time.perf_counter)
+        log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
+        return identity, target, curve
+
+    def _profile(self, identity: PairIdentity, target: Target, clock: Callable[[], float]) -> Curve:
+        return profile(
             target,
             num_pages=self._settings.num_pages,
             page_tokens=self._model.page_tokens,
             max_sessions=self._settings.max_sessions,
             max_batch_tokens=self._settings.max_batch_tokens,
             version=curve_version(self._model, identity.target_digest),
-            device=self._model.device,
-            clock=time.perf_counter,
+            device=device_name(self._model),
+            clock=clock,
             repeats=self._settings.profile_repeats,
         )
-        log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
-        return identity, target, curve
 
     def _check_pair(self, runner: TargetRunner) -> None:
         """Refuse a drafter whose drafts this target does not take.
@@ -214,7 +250,9 @@ class VerifierReplica:
         assert cell is not None
         now_s = time.monotonic()
         sums, survivals, window_s = engine.window.take(now_s)
-        desk = engine.desk
+        if self._calibration is not None:
+            self._calibration.update(engine.window.take_observed())
+        desk, guard = engine.desk, engine.guard
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,
             "drafts": 0 if desk is None else desk.draft_bytes,
@@ -259,6 +297,12 @@ class VerifierReplica:
             mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
             draft_round_s=0.0 if desk is None else desk.round_trip_s,
             connected_drafters=0 if desk is None else desk.num_drafters,
+            turn_s=sums.turn_s,
+            schedule_s=sums.schedule_s,
+            step_cells=() if engine.refinement is None else engine.refinement.cells,
+            guard_checks=0 if guard is None else guard.checks,
+            guard_violations=0 if guard is None else guard.violations,
+            guard_tripped=guard is not None and guard.tripped,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
         return report

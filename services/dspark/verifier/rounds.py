@@ -3,14 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dspark.core.budget import OFF
+from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock
 from dspark.core.ids import SessionId
+from dspark.core.logits import TokenLogprobs
+from dspark.core.observed import Observation
 from dspark.core.session import FinishReason, Phase
 from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
+from dspark.verifier.calibration import mode_of
+from dspark.verifier.guard import Guard
 from dspark.verifier.session import VerifierSession
 from dspark.verifier.step import VerifyStep, plan_step
 from dspark.verifier.target_port import Target
@@ -24,7 +28,7 @@ class BudgetSource(Protocol):
     """Where the budget is read, once a step."""
 
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
-        """Return K, ALL or OFF; None when there is no usable budget."""
+        """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
 
 
 class Rounds:
@@ -44,6 +48,7 @@ class Rounds:
         pool: str,
         model_name: str,
         clock: Callable[[], float],
+        guard: Guard | None,
         ended: Callable[[VerifierSession, Phase], None],
         prompt_done: Callable[[VerifierSession, int], None],
     ) -> None:
@@ -51,13 +56,14 @@ class Rounds:
         self._desk = desk
         self._budget = budget
         self._window = window
-        self._curve = curve
+        self.curve = curve
         self._block_size = block_size
         self._max_batch_tokens = max_batch_tokens
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._pool = pool
         self._model_name = model_name
         self._clock = clock
+        self._guard = guard
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
@@ -73,27 +79,32 @@ class Rounds:
             (), (token,), stop_tokens=session.generation.stop_tokens, remaining=session.remaining
         )
         self._commit(session, verdict.committed, verdict.finish)
-        if verdict.finish is None and self._desk is not None and session.generation.speculate:
+        drafts = session.generation.speculate and not self._disabled(None)
+        going = session.phase is Phase.DECODING
+        if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
-    ) -> None:
-        """Run one target forward over these sessions and commit what it yields."""
+    ) -> VerifyStep:
+        """Run one target forward over these sessions, commit what it yields and return it."""
         began_s = self._clock()
+        entry = self._entry(decoding, began_s)
         blocks = self._take_drafts(decoding)
         step = plan_step(
             decoding,
             prefilling,
-            blocks,
-            entry=self._entry(decoding, began_s),
-            curve=self._curve,
+            {} if self._disabled(entry) else blocks,
+            entry=entry,
+            curve=self.curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
         )
+        planned_s = self._clock()
         chosen = self._target.step(step.segments)
+        chosen_s = self._clock()
         sums = Sums(steps=1, batch_tokens=step.batch_tokens)
-        survivals = self._judge(step, chosen, sums)
+        survivals, observed = self._judge(step, chosen, sums)
         for (session, count), tokens in zip(
             step.prefilling, chosen[len(step.decoding) :], strict=True
         ):
@@ -101,11 +112,13 @@ class Rounds:
             sums.prompt_tokens += count
             if tokens:
                 self._prompt_done(session, tokens[0])
-        self._request(decoding)
+        sums.schedule_s = planned_s - began_s + self._clock() - chosen_s
+        self._request(decoding, entry)
         sums.step_s = self._clock() - began_s
-        self._window.step(sums=sums, survivals=survivals)
+        self._window.step(sums=sums, survivals=survivals, observed=observed)
         metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
         metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
+        return step
 
     def _take_drafts(self, decoding: Sequence[VerifierSession]) -> dict[SessionId, DraftBlock]:
         if self._desk is None:
@@ -128,11 +141,15 @@ class Rounds:
             metrics.BUDGET_TOKENS.labels(self._pool).set(entry)
         return entry
 
+    def _disabled(self, entry: int | None) -> bool:
+        """Whether speculation is switched off, here or for the pool: not even a probe is made."""
+        return entry == DISABLED or (self._guard is not None and self._guard.tripped)
+
     def _judge(
         self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
-    ) -> list[tuple[float, ...]]:
-        """Commit every session's verdict; return the survivals of the rounds committed."""
-        survivals = []
+    ) -> tuple[list[tuple[float, ...]], list[tuple[str, Observation]]]:
+        """Commit every session's verdict; return survivals and outcomes of the rounds committed."""
+        survivals, observed = [], []
         for index, session in enumerate(step.decoding):
             drafts, proposed = step.drafts[index], step.proposed[index]
             stop_tokens = session.generation.stop_tokens
@@ -144,16 +161,26 @@ class Rounds:
                 verdict = settle(
                     chosen[index], stop_tokens=stop_tokens, remaining=session.remaining
                 )
+            if self._guard is not None:
+                self._guard.judged(session, step.segments[index], len(verdict.committed))
             session.computed += verdict.accepted + 1
             session.stats.count(drafted=proposed, verified=len(drafts), accepted=verdict.accepted)
             sums.committed_tokens += len(verdict.committed)
             sums.context_tokens += len(session.tokens)
             sums.session_steps += 1
             self._count(drafts, proposed, verdict.accepted, sums)
+            if drafts:
+                known = min(len(verdict.committed), len(drafts))
+                observed.append(
+                    (
+                        mode_of(session.generation.sampling),
+                        (step.survivals[index], known, verdict.accepted),
+                    )
+                )
             if len(step.survivals[index]) == self._block_size:
                 survivals.append(step.survivals[index])
             self._commit(session, verdict.committed, verdict.finish)
-        return survivals
+        return survivals, observed
 
     def _count(self, drafts: tuple[int, ...], proposed: int, accepted: int, sums: Sums) -> None:
         if not proposed:
@@ -173,25 +200,30 @@ class Rounds:
     def _commit(
         self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
     ) -> None:
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        if session.processor is not None:
+            if session.processor.failure is not None:
+                session.sink.fail(session.processor.failure, anywhere=True)
+                self._ended(session, Phase.CANCELLED)
+                return
+            logprobs = session.processor.commit(tokens)
         session.tokens.extend(tokens)
         if self._desk is not None:
             session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
-        session.sink.commit(tokens, session.stats)
+        session.sink.commit(tokens, session.stats, logprobs)
         metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
         if finish is not None:
             session.sink.finish(finish, session.stats)
             self._ended(session, Phase.FINISHED)
 
-    def _request(self, sessions: Sequence[VerifierSession]) -> None:
+    def _request(self, sessions: Sequence[VerifierSession], entry: int | None) -> None:
         """Ask for the next drafts of those that go on."""
         going = [session for session in sessions if session.phase is Phase.DECODING]
         if self._desk is None or not going:
             return
-        now_s = self._clock()
         self._num_requests += 1
-        entry = self._entry(going, now_s)
-        if entry == 0 or (entry == OFF and self._num_requests % _PROBE_EVERY):
-            return  # 0: none of them would be verified, and nobody wants to be surprised
+        if self._disabled(entry) or (entry == OFF and self._num_requests % _PROBE_EVERY):
+            return
         asks = [
             Ask(
                 session=session.id,
@@ -202,6 +234,6 @@ class Rounds:
             for session in going
             if session.generation.speculate and (bound := session.draft_bound(self._block_size)) > 0
         ]
-        sent_bytes = self._desk.request(asks, now_s)
+        sent_bytes = self._desk.request(asks, self._clock())
         for session in going:
             session.stats.row_bytes += sent_bytes.get(session.id, 0)

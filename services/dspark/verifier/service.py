@@ -8,9 +8,11 @@ import grpc
 from grpc import aio
 
 from dspark.core.generation import Generation, GenerationStats
+from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.rpc.handshake import Greeter
 from dspark.verifier.engine import NeverFits, Overloaded, VerifierEngine
+from dspark.wire.logits import logprobs_to_wire, rules_from_wire
 from dspark.wire.sampling import sampling_from_wire
 from dspark.wire.v1 import common_pb2, verify_pb2, verify_pb2_grpc
 
@@ -23,6 +25,7 @@ _FINISH = {
 @dataclass(frozen=True, slots=True)
 class _Failed:
     message: str
+    anywhere: bool
 
 
 class _StreamSink:
@@ -35,14 +38,25 @@ class _StreamSink:
         self._loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[verify_pb2.GenerateResponse | _Failed] = asyncio.Queue()
 
-    def commit(self, tokens: tuple[int, ...], stats: GenerationStats) -> None:
-        self._put(verify_pb2.GenerateResponse(token_ids=tokens, stats=_stats(stats)))
+    def commit(
+        self,
+        tokens: tuple[int, ...],
+        stats: GenerationStats,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        self._put(
+            verify_pb2.GenerateResponse(
+                token_ids=tokens,
+                stats=_stats(stats),
+                logprobs=[logprobs_to_wire(each) for each in logprobs],
+            )
+        )
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:
         self._put(verify_pb2.GenerateResponse(finish_reason=_FINISH[reason], stats=_stats(stats)))
 
-    def fail(self, message: str) -> None:
-        self._put(_Failed(message))
+    def fail(self, message: str, *, anywhere: bool = False) -> None:
+        self._put(_Failed(message, anywhere))
 
     def _put(self, event: "verify_pb2.GenerateResponse | _Failed") -> None:
         self._loop.call_soon_threadsafe(self.events.put_nowait, event)
@@ -69,7 +83,10 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
     ) -> AsyncIterator[verify_pb2.GenerateResponse]:
         sink = _StreamSink()
         try:
-            session = self._engine.submit(_generation(request), sink)
+            generation = _generation(request)
+            if generation.rules.grammar is not None:  # compiled beside this loop, and kept
+                await asyncio.to_thread(self._engine.prepare, generation)
+            session = self._engine.submit(generation, sink)
         except NeverFits as error:
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
         except Overloaded as error:
@@ -80,7 +97,10 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
             while True:
                 event = await sink.events.get()
                 if isinstance(event, _Failed):
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, event.message)
+                    await context.abort(
+                        grpc.StatusCode.ABORTED if event.anywhere else grpc.StatusCode.UNAVAILABLE,
+                        event.message,
+                    )
                 yield event
                 if event.finish_reason:
                     return
@@ -98,6 +118,8 @@ def _generation(request: verify_pb2.GenerateRequest) -> Generation:
         stop_tokens=frozenset(request.stop_token_ids),
         speculate=request.speculation.enabled,
         max_draft_tokens=request.speculation.max_draft_tokens,
+        rules=rules_from_wire(request.logit_rules),
+        top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
     )
 
 

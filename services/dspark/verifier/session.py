@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import SessionId
+from dspark.core.logits import LogitsProcessor
 from dspark.core.pages import PageTable
 from dspark.core.session import Phase, move
 from dspark.verifier.events import Sink
@@ -20,6 +21,8 @@ class VerifierSession:
         tokens: Prompt, tokens committed elsewhere, tokens committed here.
         stats: Counts for the client.
         arrived_s: When it was submitted.
+        processor: What is done to its logits.
+        prefix_hashes: Of the pages that it may share: all full ones before its last token.
         phase: Where it stands.
         table: Its pages, from PREFILLING on.
         computed: Positions whose KV (and rows) are in the pages: 0 .. computed - 1.
@@ -34,6 +37,8 @@ class VerifierSession:
     tokens: list[int]
     stats: GenerationStats
     arrived_s: float
+    processor: LogitsProcessor | None = None
+    prefix_hashes: tuple[bytes, ...] = ()
     phase: Phase = Phase.WAITING
     table: PageTable | None = None
     computed: int = 0

@@ -85,9 +85,14 @@ def plan_step(
     segments = []
     for session in decoding:
         length = admission.lengths.get(session.id, 0)
+        sampling = session.generation.sampling
+        if length and session.processor is not None:
+            # After admission: what is admitted must not depend on the drafts themselves.
+            length = session.processor.useful_drafts(
+                blocks[session.id].tokens[:length], judged_by_rejection=sampling.rejects
+            )
         chosen = blocks[session.id].tokens[:length] if length else ()
         laws = blocks[session.id].laws if length else None
-        sampling = session.generation.sampling
         drafts.append(chosen)
         segments.append(
             Segment(
@@ -97,6 +102,7 @@ def plan_step(
                 choose=1 + len(chosen),
                 sampling=sampling,
                 laws=laws.first(length) if laws is not None and sampling.rejects else None,
+                processor=session.processor,
             )
         )
     room = max_batch_tokens - sum(len(segment.tokens) for segment in segments)
@@ -115,6 +121,7 @@ def plan_step(
                 pages=session.pages,
                 choose=1 if stop == len(session.tokens) else 0,
                 sampling=session.generation.sampling,
+                processor=session.processor,
             )
         )
     return VerifyStep(

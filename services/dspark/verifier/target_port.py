@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from dspark.core.draft import Rows
 from dspark.core.draft_laws import DraftLaws
+from dspark.core.generation import Generation
+from dspark.core.logits import LogitsProcessor
 from dspark.core.sampling import Sampling
 
 Kv = Sequence[NDArray[np.generic]]
@@ -27,6 +29,7 @@ class Segment:
         sampling: How it is chosen.
         laws: What the tokens after the first were drawn from, where they are drafts to be
             judged by rejection; then ``choose`` covers all rows.
+        processor: What is done to the logits before a token is chosen.
     """
 
     tokens: tuple[int, ...]
@@ -35,6 +38,7 @@ class Segment:
     choose: int
     sampling: Sampling
     laws: DraftLaws | None = None
+    processor: LogitsProcessor | None = None
 
 
 class Target(Protocol):
@@ -48,6 +52,12 @@ class Target(Protocol):
     def max_context_tokens(self) -> int:
         """Longest sequence."""
 
+    def processor(self, generation: Generation) -> LogitsProcessor:
+        """Return what a generation does to its logits; called from any thread.
+
+        Asked only where it does anything.  Raises ValueError for rules that cannot be followed.
+        """
+
     def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         """Run one ragged forward; return each segment's tokens.
 
@@ -58,7 +68,13 @@ class Target(Protocol):
         keyed by that position.
         """
 
-    def choose(self, logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        sampling: Sampling,
+        position: int,
+        processor: LogitsProcessor | None = None,
+    ) -> int:
         """Choose the token at ``position`` from logits [vocab] computed elsewhere."""
 
     def rows(self, pages: Sequence[int], start: int, stop: int) -> Rows:

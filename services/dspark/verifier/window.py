@@ -2,9 +2,13 @@
 
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dspark.core.observed import Observation
+
 _MAX_SURVIVALS = 64
+_MAX_OBSERVED = 4096
 
 
 @dataclass(slots=True)
@@ -19,6 +23,8 @@ class Sums:
     verified_draft_tokens: int = 0
     prompt_tokens: int = 0
     step_s: float = 0.0
+    schedule_s: float = 0.0
+    turn_s: float = 0.0
     context_tokens: int = 0
     session_steps: int = 0
     kv_bytes: int = 0
@@ -33,14 +39,16 @@ class LoadWindow:
         self._sums = Sums()
         self._began_s = now_s
         self._survivals: deque[tuple[float, ...]] = deque(maxlen=_MAX_SURVIVALS)
+        self._observed: deque[tuple[str, Observation]] = deque(maxlen=_MAX_OBSERVED)
 
     def step(
         self,
         *,
         sums: Sums,
         survivals: list[tuple[float, ...]],
+        observed: Sequence[tuple[str, Observation]] = (),
     ) -> None:
-        """Fold in one step's sums and the survivals of its committed rounds."""
+        """Fold in one step's sums, and of its committed rounds survivals and what came true."""
         with self._lock:
             mine = self._sums
             mine.steps += sums.steps
@@ -51,10 +59,24 @@ class LoadWindow:
             mine.verified_draft_tokens += sums.verified_draft_tokens
             mine.prompt_tokens += sums.prompt_tokens
             mine.step_s += sums.step_s
+            mine.schedule_s += sums.schedule_s
             mine.context_tokens += sums.context_tokens
             mine.session_steps += sums.session_steps
             mine.kv_bytes += sums.kv_bytes
             self._survivals.extend(survivals)
+            self._observed.extend(observed)
+
+    def take_observed(self) -> list[tuple[str, Observation]]:
+        """Return (sampling mode, round) of the newest rounds since the last call."""
+        with self._lock:
+            observed = list(self._observed)
+            self._observed.clear()
+            return observed
+
+    def turn(self, turn_s: float) -> None:
+        """Fold in a turn of the loop, waiting left out."""
+        with self._lock:
+            self._sums.turn_s += turn_s
 
     def take(self, now_s: float) -> tuple[Sums, tuple[tuple[float, ...], ...], float]:
         """Return (sums, survivals, seconds) since the last call, and begin anew."""

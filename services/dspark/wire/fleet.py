@@ -12,6 +12,7 @@ from dspark.core.fleet import (
     Role,
 )
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, Term
+from dspark.core.refinement import StepCell
 from dspark.wire.budget import budget_from_wire, budget_to_wire
 from dspark.wire.tensor import element_name, element_type
 from dspark.wire.v1 import common_pb2, control_pb2
@@ -176,6 +177,20 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         mean_context_tokens=report.mean_context_tokens,
         draft_round_seconds=report.draft_round_s,
         connected_drafters=report.connected_drafters,
+        step_cells=[
+            control_pb2.StepCell(
+                sessions=cell.sessions,
+                batch_tokens=cell.batch_tokens,
+                steps=cell.steps,
+                ratio=cell.ratio,
+            )
+            for cell in report.step_cells
+        ],
+        turn_seconds=report.turn_s,
+        schedule_seconds=report.schedule_s,
+        guard_checks=report.guard_checks,
+        guard_violations=report.guard_violations,
+        guard_tripped=report.guard_tripped,
     )
 
 
@@ -207,6 +222,20 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         mean_context_tokens=message.mean_context_tokens,
         draft_round_s=message.draft_round_seconds,
         connected_drafters=message.connected_drafters,
+        step_cells=tuple(
+            StepCell(
+                sessions=cell.sessions,
+                batch_tokens=cell.batch_tokens,
+                steps=cell.steps,
+                ratio=cell.ratio,
+            )
+            for cell in message.step_cells
+        ),
+        turn_s=message.turn_seconds,
+        schedule_s=message.schedule_seconds,
+        guard_checks=message.guard_checks,
+        guard_violations=message.guard_violations,
+        guard_tripped=message.guard_tripped,
     )
 
 

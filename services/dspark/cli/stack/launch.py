@@ -1,5 +1,6 @@
 """Commands, settings files and environment of the three supervised processes."""
 
+import os
 import secrets
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from dspark.config.system import SystemSettings
 
 CHILDREN = ("controller", "pools", "gateway")
 """In the order of their start; they are stopped in the reverse order."""
+
+_NICENESS = "RAY_worker_niceness"
 
 
 def make_children(
@@ -35,6 +38,10 @@ def make_children(
     if settings.ray.address is None:
         # Our own cluster: a token that only its processes know, and no file of it anywhere.
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        # Ray runs replicas at nice 15, behind everything else on the machine: the gateway and
+        # its client would slow the pools down that they wait for.
+        if _NICENESS not in os.environ:
+            env[_NICENESS] = "0"
     children = {}
     for name in CHILDREN:
         file, text = files[name]

@@ -310,6 +310,12 @@ class LoadReport(_message.Message):
     MEAN_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DRAFT_ROUND_SECONDS_FIELD_NUMBER: _builtins.int
     CONNECTED_DRAFTERS_FIELD_NUMBER: _builtins.int
+    STEP_CELLS_FIELD_NUMBER: _builtins.int
+    TURN_SECONDS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_SECONDS_FIELD_NUMBER: _builtins.int
+    GUARD_CHECKS_FIELD_NUMBER: _builtins.int
+    GUARD_VIOLATIONS_FIELD_NUMBER: _builtins.int
+    GUARD_TRIPPED_FIELD_NUMBER: _builtins.int
     BUDGET_TERM_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     incarnation: _builtins.int
@@ -340,6 +346,17 @@ class LoadReport(_message.Message):
     """Smoothed seconds of a draft round trip as the verifier sees it."""
     connected_drafters: _builtins.int
     """Drafters in use by this verifier."""
+    turn_seconds: _builtins.float
+    """Seconds of the loop's turns, waiting left out: steps and all that is done around them."""
+    schedule_seconds: _builtins.float
+    """Of the steps, what was spent on deciding and bookkeeping: not in the target, not on messages."""
+    guard_checks: _builtins.int
+    """Requests decoded again without speculation since the start, and how often
+    that proved the output wrong.
+    """
+    guard_violations: _builtins.int
+    guard_tripped: _builtins.bool
+    """The replica has switched speculation off for good: it is off for its pool."""
     budget_term: _builtins.int
     """Highest term of a budget that it was sent: it refuses lower ones; 0: none."""
     @_builtins.property
@@ -353,6 +370,10 @@ class LoadReport(_message.Message):
     @_builtins.property
     def wire_bytes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Bytes over the wire in the window by kind: rows, drafts, kv."""
+
+    @_builtins.property
+    def step_cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepCell]:
+        """How live steps compare with the profiled curve, by size; at most 256."""
 
     def __init__(
         self,
@@ -381,15 +402,53 @@ class LoadReport(_message.Message):
         mean_context_tokens: _builtins.float = ...,
         draft_round_seconds: _builtins.float = ...,
         connected_drafters: _builtins.int = ...,
+        step_cells: _abc.Iterable[Global___StepCell] | None = ...,
+        turn_seconds: _builtins.float = ...,
+        schedule_seconds: _builtins.float = ...,
+        guard_checks: _builtins.int = ...,
+        guard_violations: _builtins.int = ...,
+        guard_tripped: _builtins.bool = ...,
         budget_term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "replica", b"replica", "state", b"state", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadReport: _TypeAlias = LoadReport  # noqa: Y015
+
+@_typing.final
+class StepCell(_message.Message):
+    """Steps of about one size against the profiled curve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    RATIO_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    batch_tokens: _builtins.int
+    steps: _builtins.float
+    """How many, older ones fading."""
+    ratio: _builtins.float
+    """Mean seconds over those that the curve says."""
+    def __init__(
+        self,
+        *,
+        sessions: _builtins.int = ...,
+        batch_tokens: _builtins.int = ...,
+        steps: _builtins.float = ...,
+        ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tokens", b"batch_tokens", "ratio", b"ratio", "sessions", b"sessions", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepCell: _TypeAlias = StepCell  # noqa: Y015
 
 @_typing.final
 class SurvivalSample(_message.Message):
@@ -471,8 +530,8 @@ class Budget(_message.Message):
         @_builtins.property
         def draft_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """Entry i is for i + 1 sessions; the last one also for more.
-            In draft_tokens: -1 is "all", -2 is "off" (do not draft, but for a few
-            rounds that measure acceptance), 0 asks for no draft at all.
+            In draft_tokens: -1 is "all", -2 is "off" (do not draft, but for a rare
+            probe), -3 is "disabled" (no probe either).
             """
 
         def __init__(

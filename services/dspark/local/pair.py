@@ -1,0 +1,143 @@
+"""The two models of a local system: computing, or paced."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dspark.config.drafter import DrafterSettings
+from dspark.config.model import ModelSettings
+from dspark.config.verifier import VerifierSettings
+from dspark.core.curve import Curve
+from dspark.drafter.engine import BlockModel
+from dspark.drafter.profile import profile as profile_drafter
+from dspark.model.grammar import Grammars
+from dspark.model.pair import load_pair
+from dspark.model.ragged_target import RaggedTarget
+from dspark.model.serving import curve_version, device_name
+from dspark.model.target_folder import local_folder
+from dspark.paced.load import load_paced_drafter, load_paced_target, profiled_on_paper
+from dspark.verifier.profile import profile as profile_target
+from dspark.verifier.target_port import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LocalPair:
+    """What a local system's engines drive.
+
+    Attributes:
+        target: The target.
+        drafter: The drafter, where one drafts.
+        block_size: gamma; 0 without a drafter.
+        curve: The target's, where it was asked for.
+        drafter_curve: The drafter's, of a paced pair.
+    """
+
+    target: Target
+    drafter: BlockModel | None
+    block_size: int
+    curve: Curve | None
+    drafter_curve: Curve | None
+
+
+def load_local_pair(
+    model: ModelSettings,
+    settings: VerifierSettings,
+    *,
+    drafting: bool,
+    profiling: bool,
+    colocated: bool,
+) -> LocalPair:
+    """Load a pair, and profile it where that is asked for or costs nothing.
+
+    Args:
+        model: Which pair.
+        settings: Pages and bounds.
+        drafting: Whether the drafter is wanted.
+        profiling: Whether the target's curve is.
+        colocated: Both take turns on one device; paced pairs only.
+
+    Raises:
+        ValueError: One line that says what is wrong and the way out.
+    """
+    if model.paced is not None:
+        return _paced(model, settings, drafting=drafting, colocated=colocated)
+    if colocated:
+        raise ValueError(
+            "colocated engines take turns on one device, and a machine's cores are no such device: "
+            "use a paced model (configs/paced.yaml)"
+        )
+    pair = load_pair(
+        model.target,
+        model.drafter if drafting else None,
+        num_pages=settings.num_pages,
+        page_tokens=model.page_tokens,
+        rows_dtype=model.rows_dtype,
+        max_batch_tokens=settings.max_batch_tokens,
+        min_accepted_length=model.min_accepted_length,
+    )
+    target = RaggedTarget(
+        pair.target,
+        Grammars.of_folder(local_folder(model.target, what="target"), pair.identity.vocab_size),
+    )
+    digest = pair.identity.target_digest
+    return LocalPair(
+        target=target,
+        drafter=pair.drafter,
+        block_size=pair.identity.block_size,
+        curve=_profile(model, settings, target, digest, time.perf_counter) if profiling else None,
+        drafter_curve=None,
+    )
+
+
+def _paced(
+    model: ModelSettings, settings: VerifierSettings, *, drafting: bool, colocated: bool
+) -> LocalPair:
+    device = threading.Lock() if colocated else None
+    identity, target = load_paced_target(model, device=device)
+    curve = profiled_on_paper(
+        target, lambda clock: _profile(model, settings, target, identity.target_digest, clock)
+    )
+    if not drafting:
+        return LocalPair(target=target, drafter=None, block_size=0, curve=curve, drafter_curve=None)
+    _, drafter = load_paced_drafter(
+        model, max_sessions=max(DrafterSettings().max_sessions, settings.max_sessions),
+        device=device,
+    )  # fmt: skip
+    drafter_curve = profiled_on_paper(
+        drafter,
+        lambda clock: profile_drafter(
+            drafter,
+            row_size=identity.hidden_size,
+            max_sessions=settings.max_sessions,
+            version=curve_version(model, identity.projection_id),
+            device=device_name(model),
+            clock=clock,
+        ),
+    )
+    return LocalPair(
+        target=target,
+        drafter=drafter,
+        block_size=identity.block_size,
+        curve=curve,
+        drafter_curve=drafter_curve,
+    )
+
+
+def _profile(
+    model: ModelSettings,
+    settings: VerifierSettings,
+    target: Target,
+    digest: str,
+    clock: Callable[[], float],
+) -> Curve:
+    return profile_target(
+        target,
+        num_pages=settings.num_pages,
+        page_tokens=model.page_tokens,
+        max_sessions=settings.max_sessions,
+        max_batch_tokens=settings.max_batch_tokens,
+        version=curve_version(model, digest),
+        device=device_name(model),
+        clock=clock,
+    )
