@@ -20,7 +20,7 @@ CONTROLLER_RESERVED = ("host", "port", "metrics_port", "store")
 _SCALE = "autoscaling.minReplicas must not be above autoscaling.maxReplicas"
 _EMBEDDED = "an embedded store belongs to one controller: replicas must be 1"
 _REDIS_UNSUPPORTED = (
-    "this version's controller keeps its state in an embedded store only: use type Embedded"
+    "this version of the operator runs one controller, with an embedded store: use type Embedded"
 )
 
 
