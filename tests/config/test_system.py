@@ -7,7 +7,11 @@ from dspark.config.system import SystemSettings
 
 def test_addresses_follow_from_the_controllers_port(tmp_path: Path) -> None:
     settings = SystemSettings().with_ports(
-        controller_port=7001, metrics_port=7003, gateway_port=7002, state_dir=tmp_path
+        controller_port=7001,
+        metrics_port=7003,
+        api_port=7004,
+        gateway_port=7002,
+        state_dir=tmp_path,
     )
     assert settings.endpoint.controller == "127.0.0.1:7001"
     assert settings.gateway.controller == "127.0.0.1:7001"
@@ -18,7 +22,13 @@ def test_addresses_follow_from_the_controllers_port(tmp_path: Path) -> None:
 def test_an_explicit_address_of_the_controller_stays(tmp_path: Path) -> None:
     settings = SystemSettings.model_validate(
         {"endpoint": {"controller": "head:9900"}, "controller": {"host": "0.0.0.0"}}
-    ).with_ports(controller_port=9900, metrics_port=9901, gateway_port=8000, state_dir=tmp_path)
+    ).with_ports(
+        controller_port=9900,
+        metrics_port=9901,
+        api_port=9902,
+        gateway_port=8000,
+        state_dir=tmp_path,
+    )
     assert settings.endpoint.controller == "head:9900"
     assert settings.gateway.controller == "127.0.0.1:9900"
 
@@ -27,7 +37,7 @@ def test_the_store_lies_in_the_state_folder_unless_it_is_memory(tmp_path: Path) 
     def store(name: str) -> str:
         settings = SystemSettings.model_validate({"controller": {"store": name}})
         definite = settings.with_ports(
-            controller_port=1, metrics_port=3, gateway_port=2, state_dir=tmp_path
+            controller_port=1, metrics_port=3, api_port=4, gateway_port=2, state_dir=tmp_path
         )
         return definite.controller.store
 
@@ -39,7 +49,7 @@ def test_the_store_lies_in_the_state_folder_unless_it_is_memory(tmp_path: Path) 
 def test_the_controller_starts_with_the_configured_replicas(tmp_path: Path) -> None:
     settings = SystemSettings.model_validate({"pools": {"drafter": {"replicas": 0}}})
     definite = settings.with_ports(
-        controller_port=1, metrics_port=3, gateway_port=2, state_dir=tmp_path
+        controller_port=1, metrics_port=3, api_port=4, gateway_port=2, state_dir=tmp_path
     )
     assert definite.controller.initial_replicas == {"prefill": 1, "drafter": 0, "verifier": 1}
 

@@ -12,8 +12,8 @@ from grpc import aio
 from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.controller.loop import Controller
+from dspark.controller.open_store import open_store
 from dspark.controller.service import SERVICE_NAME, ControlService
-from dspark.controller.store import open_store
 from dspark.core.budget import ALL
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.rpc.channel import open_channel

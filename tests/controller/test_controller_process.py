@@ -1,4 +1,5 @@
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -57,6 +59,33 @@ def test_it_serves_until_a_signal_and_stops_cleanly_within_three_seconds(
         assert time.monotonic() - began_s < 3.0
 
 
+def api_url(said: list[str]) -> str:
+    (line,) = [line for line in said if "control API at" in line]
+    return line.split("control API at ")[1].strip()
+
+
+def test_policies_survive_a_kill_and_listeners_end_with_the_process(tmp_path: Path) -> None:
+    config = json.dumps(
+        {"port": 0, "store": str(tmp_path / "c.sqlite"), "initial_replicas": {"verifier": 1}}
+    )
+    body = {"policy": {"cap": 7}, "reason": "a test"}
+    with start(config) as first:
+        url = api_url(list(lines_until(first, "controller at")))
+        answer = httpx.put(f"{url}/v1/pools/verifier/policy", json=body, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        first.kill()
+    with start(config) as second:
+        url = api_url(list(lines_until(second, "controller at")))
+        state = httpx.get(f"{url}/v1/pools/verifier/policy", trust_env=False).json()
+        assert (state["policy"]["cap"], state["version"]) == (7, 1)
+        with httpx.stream("GET", f"{url}/v1/events", trust_env=False, timeout=10.0) as events:
+            lines = events.iter_lines()
+            assert next(lines) == ": listening"
+            second.send_signal(signal.SIGTERM)
+            list(lines)  # ends
+        assert second.wait(timeout=10) == 0
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -64,6 +93,7 @@ def test_it_serves_until_a_signal_and_stops_cleanly_within_three_seconds(
         ("/nowhere/controller.json", "No such file"),
         ('{"port": 0, "store": "/nowhere/c.sqlite"}', "store /nowhere/c.sqlite"),
         ('{"lease_s": 0.1}', "at least twice report_interval_s"),
+        ('{"api_host": "0.0.0.0"}', "set api_tokens"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_status_2(

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from dspark.controller.store import MemoryStore, Store, Wish, open_store
+from dspark.controller.open_store import open_store
+from dspark.controller.store import MemoryStore, Store, Wish
 from dspark.core.fleet import Role
 from dspark.core.ids import PoolName
 

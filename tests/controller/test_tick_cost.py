@@ -29,7 +29,7 @@ def test_a_tick_over_a_thousand_replicas_is_measured(capsys: pytest.CaptureFixtu
             vector = tuple(sorted((draw.random() for _ in range(3)), reverse=True))
             controller.report(a_report(f"v{i}", active=8, survivals=[vector] * 2), float(round_))
         began_s = time.perf_counter()
-        plan = controller.tick(2.5 * round_)
+        plan = controller.tick(2.5 * round_, unix_s=0.0)
         costs_s.append(time.perf_counter() - began_s)
     fleet = controller.fleet.value
     assert fleet is not None

@@ -14,9 +14,9 @@ from dspark.config.gateway import GatewaySettings
 from dspark.core.fleet import Fleet, Member
 from dspark.gateway.http import Gateway
 from dspark.gateway.served_model import ServedModel, load_served_model
-from dspark.gateway.server import bind
 from dspark.gateway.sessions import Sessions
 from dspark.gateway.verifiers import GrpcVerifiers
+from dspark.rpc.http import bind
 from dspark.rpc.watch import Latest
 from dspark.wire.v1 import verify_pb2
 from tests.gateway.fakes import FakeVerifier, fleet_of, serving
@@ -72,7 +72,7 @@ async def running(
             wait_for_verifier_s=limits.wait_for_verifier_s,
         )
         gateway = Gateway(settings=limits, model=model, sessions=sessions, fleet=fleet)
-        sock = bind("127.0.0.1", 0)
+        sock = bind("127.0.0.1", 0, what="a test")
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         server = uvicorn.Server(uvicorn.Config(gateway.app(), log_config=None, loop="asyncio"))
         task = asyncio.create_task(server._serve([sock]))

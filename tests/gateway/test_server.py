@@ -13,7 +13,7 @@ import pytest
 
 from dspark.gateway.__main__ import main, read_config
 from dspark.gateway.fleet import write_fleet
-from dspark.gateway.server import bind
+from dspark.rpc.http import bind
 from tests.gateway.fakes import FakeVerifier, fleet_of, serving
 from tests.gateway.toy_model import write_toy_model
 
@@ -87,7 +87,7 @@ async def test_a_stream_longer_than_the_drain_is_told_and_cancelled(tmp_path: Pa
 def test_a_port_in_use_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with bind("127.0.0.1", 0) as taken:
+    with bind("127.0.0.1", 0, what="a test") as taken:
         port = taken.getsockname()[1]
         assert main(["--config-json", config(write_toy_model(tmp_path), port=port)]) == 1
     said = capsys.readouterr().err
@@ -125,5 +125,8 @@ def test_a_configuration_may_be_a_file(tmp_path: Path) -> None:
 
 
 def test_bound_sockets_listen_at_once() -> None:
-    with bind("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname(), timeout=1):
+    with (
+        bind("127.0.0.1", 0, what="a test") as sock,
+        socket.create_connection(sock.getsockname(), timeout=1),
+    ):
         pass

@@ -11,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from dspark.config.controller import ControllerSettings
-from dspark.controller.loop import Controller, UnknownPool
-from dspark.controller.registry import Refused
+from dspark.controller.loop import Controller
+from dspark.controller.policies import Ask, Conflict, LostRace
+from dspark.controller.registry import Refused, UnknownPool
 from dspark.controller.store import MemoryStore
-from dspark.core.budget import ALL, DISABLED, OFF
+from dspark.core.budget import ALL, OFF
+from dspark.core.changes import Change, policy_of
 from dspark.core.curve import Curve
 from dspark.core.fleet import Replica, ReplicaState, Role
 from dspark.core.ids import Epoch, PoolName
+from dspark.core.policy import DEFAULT_POLICY, Mode, Policy
 from tests.fleet_examples import COMPATIBILITY, a_curve, a_replica, a_report
 
 SETTINGS = ControllerSettings(
@@ -25,7 +28,7 @@ SETTINGS = ControllerSettings(
     reservoir_size=64, max_cohorts=1,
 )  # fmt: skip
 
-ENTRY_WORDS = {ALL: "all", OFF: "off", DISABLED: "disabled"}
+ENTRY_WORDS = {ALL: "all", OFF: "off"}
 
 
 class Stage:
@@ -48,6 +51,11 @@ class Stage:
             (r"(\w+)'s guard trips", self.trip),
             (r"(\w+)'s old process reports", self.report_stale),
             (r"(\w+) wants (\d+) replicas in (\w+) because (.+)", self.want),
+            (r"(\w+) sets (\w+) to (.+?)(?: for ([\d.]+) s)?(, having read version (\d+))?"
+             r" because (.+)", self.set_policy),
+            (r"(\w+) clears (\w+) because (.+)", self.clear_policy),
+            (r"(\w+) rolls (\w+) back(?: from change (\d+))? because (.+)", self.roll_back),
+            (r"the history", self.history),
             (r"the controller restarts", self.restart_controller),
             (r"at ([\d.]+) s", self.tick),
         ]  # fmt: skip
@@ -138,13 +146,56 @@ class Stage:
             return f"{error}"
         return f"before: {before}"
 
+    def ask(self, author: str, reason: str, expected: str | None = None) -> Ask:
+        version = None if expected is None else int(expected)
+        return Ask(author=author, reason=reason, unix_s=self.now_s, expected=version)
+
+    def answer(self, decide: Callable[[], Change]) -> str:
+        try:
+            change = decide()
+        except (UnknownPool, Conflict, LostRace) as error:
+            return f"{type(error).__name__}: {error}"
+        return f"change {change.number}: {change.policy}"
+
+    def set_policy(
+        self, author: str, pool: str, words: str, ttl_s: str | None, _: str | None,
+        version: str | None, reason: str,
+    ) -> str:  # fmt: skip
+        try:
+            policy = read_policy(words)
+        except ValueError as error:
+            return f"{error}"
+        ask = self.ask(author, reason, version)
+        return self.answer(
+            lambda: self.controller.set_policy(
+                PoolName(pool), policy, ask, ttl_s=None if ttl_s is None else float(ttl_s)
+            )
+        )
+
+    def clear_policy(self, author: str, pool: str, reason: str) -> str:
+        ask = self.ask(author, reason)
+        return self.answer(lambda: self.controller.clear_policy(PoolName(pool), ask))
+
+    def roll_back(self, author: str, pool: str, number: str | None, reason: str) -> str:
+        ask, which = self.ask(author, reason), None if number is None else int(number)
+        return self.answer(
+            lambda: self.controller.roll_back_policy(PoolName(pool), ask, number=which)
+        )
+
+    def history(self) -> str:
+        return "\n".join(
+            f"{change.number} at {change.unix_s:g} s: {change.action.value} {change.pool} by "
+            f"{change.author}: {change.policy} ({change.reason})"
+            for change in self.controller.policies.history()
+        )
+
     def restart_controller(self) -> str:
         self.controller = Controller(SETTINGS, self.store)
         return f"term {self.controller.term}"
 
     def tick(self, at_s: str) -> str:
         self.now_s = float(at_s)
-        plan = self.controller.tick(self.now_s)
+        plan = self.controller.tick(self.now_s, unix_s=self.now_s)
         fleet = self.controller.fleet.value
         if fleet is None:
             return "the fleet is not published yet"
@@ -152,12 +203,36 @@ class Stage:
         for pool in fleet.pools:
             lines.append(f"{pool.name}: {pool.ready_replicas} ready of {pool.wanted_replicas}")
             lines += [f"  {condition}" for condition in pool.conditions]
-            for budget in plan.budgets(pool.name):
+            layers = self.controller.policies.layers(pool.name, self.now_s)
+            if layers:
+                until = layers[-1].until_unix_s
+                end = "" if until is None else f" until {until:g} s"
+                lines.append(f"  policy: {policy_of(layers)}{end}")
+            for issued in plan.issued.values():
+                budget = issued.budget
+                if budget.pool != pool.name:
+                    continue
                 entries = [ENTRY_WORDS.get(k, str(k)) for k in budget.buckets[0].draft_tokens]
                 curve = budget.curve_version or "no curve"
-                lines.append(f"  epoch {budget.epoch} for {curve}: {' '.join(entries)}")
+                sent = " (not sent)" if issued.policy.shadow else ""
+                lines.append(f"  epoch {budget.epoch} for {curve}: {' '.join(entries)}{sent}")
                 lines.append(f"    {budget.reason}")
         return "\n".join(lines)
+
+
+def read_policy(words: str) -> Policy:
+    """Read "pinned 3", or "cap 4, floor 2, activation 3, shadow"."""
+    fields: dict[str, int | bool | Mode] = {}
+    names = {"pinned": "draft_tokens", "activation": "activation_sessions"}
+    for part in words.split(", "):
+        word, _, number = part.partition(" ")
+        if word == "shadow":
+            fields["shadow"] = True
+        elif word in {"auto", "off", "verify-all", "pinned"}:
+            fields["mode"] = Mode(word)
+        if number:
+            fields[names.get(word, word)] = int(number)
+    return replace(DEFAULT_POLICY, **fields)
 
 
 def play(text: str) -> str:

@@ -18,8 +18,8 @@ from dspark.config.model import ModelSettings
 from dspark.config.prefill import PrefillSettings
 from dspark.config.verifier import DraftingSettings, VerifierSettings
 from dspark.controller.loop import Controller
+from dspark.controller.open_store import open_store
 from dspark.controller.service import SERVICE_NAME, ControlService
-from dspark.controller.store import open_store
 from dspark.core.fleet import LoadReport, Role
 from dspark.drafter.replica import DrafterReplica
 from dspark.model.checkpoint import save_drafter

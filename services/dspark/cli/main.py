@@ -10,6 +10,7 @@ from typer._click.exceptions import UsageError
 
 from dspark.cli import (
     bench,
+    budget,
     demo,
     generate,
     kubernetes,
@@ -18,6 +19,7 @@ from dspark.cli import (
     stack_commands,
     status,
     talk,
+    top,
     train,
 )
 
@@ -34,6 +36,8 @@ app.command("up")(stack_commands.up)
 app.command("down")(stack_commands.down)
 app.command("status")(status.status)
 app.command("scale")(status.scale)
+app.add_typer(budget.app, name="budget")
+app.command("top")(top.top)
 app.command("demo")(demo.demo)
 app.command("chat")(talk.chat)
 app.command("generate")(generate.generate)

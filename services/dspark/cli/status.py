@@ -29,7 +29,7 @@ def status(
     """Show pools, replicas, budgets, accepted length, tokens/s and bytes moved.
 
     JSON: {"phase", "problem", "model", "state_dir", "gateway", "metrics": {NAME: URL},
-    "controller": {"address", "reachable", "term", "problem"}, "processes": {NAME: {"pid",
+    "controller": {"address", "api", "reachable", "term", "problem"}, "processes": {NAME: {"pid",
     "restarts", "alive"}}, "pools": [{"name", "role", "wanted_replicas", "ready_replicas",
     "conditions", "serve", "budget", "tokens_per_s", "accepted_length",
     "bytes_per_session_round", "replicas": [{"name", "pid", "state", ...}]}]}.  Rates are those
@@ -80,7 +80,12 @@ def _collect(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
     if record is None or record.supervisor() is None:
         return _not_running(folder, record)
-    controller: dict[str, Any] = {"address": record.controller, "reachable": True, "problem": ""}
+    controller: dict[str, Any] = {
+        "address": record.controller,
+        "api": record.api,
+        "reachable": True,
+        "problem": "",
+    }
     pools: list[dict[str, Any]] = []
     try:
         fleet = fleet_snapshot(record.controller, timeout_s=_TIMEOUT_S)
@@ -116,7 +121,13 @@ def _not_running(folder: Path, record: StackRecord | None) -> dict[str, Any]:
         "state_dir": str(folder),
         "metrics": {},
         "gateway": "",
-        "controller": {"address": "", "reachable": False, "problem": "not running", "term": None},
+        "controller": {
+            "address": "",
+            "api": "",
+            "reachable": False,
+            "problem": "not running",
+            "term": None,
+        },
         "processes": {},
         "pools": [],
     }

@@ -7,6 +7,17 @@ from pydantic import Field, model_validator
 from dspark.config.base import Settings
 
 
+class ApiToken(Settings):
+    """A token of the control API; only its digest is kept (`dspark budget token` makes both)."""
+
+    name: str = Field(min_length=1, max_length=100)
+    """Author of what is changed with it."""
+    role: Literal["viewer", "operator", "admin"]
+    """viewer reads; operator changes policies; admin also takes a pool's budget off (shadow)."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the token, in hexadecimal."""
+
+
 class ControllerSettings(Settings):
     """Registry, planning and broadcast."""
 
@@ -16,6 +27,12 @@ class ControllerSettings(Settings):
     """gRPC port."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Prometheus port; 0 lets the system choose."""
+    api_host: str = "127.0.0.1"
+    """Interface of the control API; one that other machines reach needs ``api_tokens``."""
+    api_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the control API (HTTP); 0 lets the system choose."""
+    api_tokens: tuple[ApiToken, ...] = Field(default=(), max_length=1000)
+    """Who may use the control API; empty: everybody on this machine."""
     tick_s: float = Field(default=0.5, gt=0)
     """Seconds between plans."""
     report_interval_s: float = Field(default=0.5, gt=0)
@@ -46,10 +63,14 @@ class ControllerSettings(Settings):
     """Replicas wanted in each pool until somebody asks for another number.  A pool that is not
     listed wants the most replicas that were ready together."""
     store: str = "memory"
-    """Where wanted replicas survive a restart: ``memory`` or a path of an SQLite file."""
+    """Where policies and wanted replicas survive a restart: ``memory``, a path of an SQLite file
+    (one controller), or a Redis of several controllers as ``redis://`` or ``rediss://`` URL, whose
+    password may come from DSPARK_REDIS_PASSWORD."""
+    leader_lease_s: float = Field(default=2.0, ge=0.5)
+    """With a Redis: a standby takes over when the leader was silent for this long."""
 
     @model_validator(mode="after")
-    def _leases_outlive_reports(self) -> Self:
+    def _holds_together(self) -> Self:
         if self.lease_s < 2 * self.report_interval_s:
             raise ValueError(
                 f"lease_s {self.lease_s} must be at least twice report_interval_s "
@@ -59,5 +80,10 @@ class ControllerSettings(Settings):
             raise ValueError(
                 f"budget_ttl_s {self.budget_ttl_s} must be at least twice tick_s {self.tick_s}: "
                 "else budgets expire between renewals"
+            )
+        if not self.api_tokens and self.api_host not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError(
+                f"api_host {self.api_host} is reached from other machines: set api_tokens "
+                "(`dspark budget token` makes one), or api_host to 127.0.0.1"
             )
         return self

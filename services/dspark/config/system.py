@@ -52,13 +52,20 @@ class SystemSettings(Settings):
         return self
 
     def with_ports(
-        self, *, controller_port: int, metrics_port: int, gateway_port: int, state_dir: Path
+        self,
+        *,
+        controller_port: int,
+        metrics_port: int,
+        api_port: int,
+        gateway_port: int,
+        state_dir: Path,
     ) -> Self:
         """Return a copy in which every address is definite.
 
         Args:
             controller_port: Port that the controller will listen on.
             metrics_port: Port of its Prometheus endpoint.
+            api_port: Port of its control API.
             gateway_port: Port that the gateway will listen on.
             state_dir: Existing folder for logs and state.
         """
@@ -67,7 +74,8 @@ class SystemSettings(Settings):
             update={
                 "port": controller_port,
                 "metrics_port": metrics_port,
-                "store": store if store == "memory" else str(state_dir / store),
+                "api_port": api_port,
+                "store": _placed(store, state_dir),
                 "initial_replicas": self.wanted() | self.controller.initial_replicas,
             }
         )
@@ -101,6 +109,11 @@ class SystemSettings(Settings):
         own = {"device": pool.device, "threads": pool.threads}
         update = {key: value for key, value in own.items() if value is not None}
         return self.model.model_copy(update=update)
+
+
+def _placed(store: str, state_dir: Path) -> str:
+    """Return a store with a relative file put into the state folder."""
+    return store if store == "memory" or "://" in store else str(state_dir / store)
 
 
 def _reachable(host: str) -> str:

@@ -10,11 +10,16 @@ from pydantic import ValidationError
 
 from dspark.config.controller import ControllerSettings
 from dspark.config.load import explain
+from dspark.controller.leadership import Deposed
 from dspark.controller.process import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run, and return the exit status: 0 after a signal, 2 for a mistake of the caller."""
+    """Parse, run, and return the exit status.
+
+    0 after a signal, 2 for a mistake of the caller, 3 where another controller took the lead: start
+    it again, and it is a standby.
+    """
     parser = argparse.ArgumentParser(prog="dspark.controller", description=__doc__)
     parser.add_argument(
         "--config-json", default="{}", help="ControllerSettings as JSON, or a file that has them"
@@ -28,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         print(f"controller settings: {explain(error, ControllerSettings)}", file=sys.stderr)
         return 2
+    except Deposed as error:
+        print(f"controller: {error}", file=sys.stderr)
+        return 3
     except (OSError, ValueError) as error:
         print(f"controller: {error}", file=sys.stderr)
         return 2

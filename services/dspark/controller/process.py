@@ -3,16 +3,24 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Coroutine, Iterator
 
+import uvicorn
 from prometheus_client import start_http_server
 
 from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
+from dspark.controller.api.app import ControlApi
+from dspark.controller.api.tokens import Tokens
+from dspark.controller.leadership import become_leader, hold_leadership
 from dspark.controller.loop import Controller
+from dspark.controller.open_store import open_store
 from dspark.controller.service import SERVICE_NAME, ControlService
-from dspark.controller.store import open_store
+from dspark.controller.store import Store, StoreLost
+from dspark.rpc.http import HttpServer, bind
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
 from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
@@ -20,42 +28,94 @@ from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 log = logging.getLogger(__name__)
 
 _GRACE_S = 0.5  # watch streams never end by themselves
+_MAX_HTTP = 128  # connections and tasks of the control API; more are told 503
 
 
 async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
-    """Run the controller until ``stop`` is set.
+    """Run the controller until ``stop`` is set: as a standby first, where another one leads.
 
     Raises:
         ValueError: The store or a port cannot be had; the message says which.
+        Deposed: Another controller leads now.
     """
-    store = open_store(settings.store)
-    with contextlib.closing(store):
-        controller = Controller(settings, store)
-        server = RpcServer(
-            EndpointSettings(
-                bind_host=settings.host,
-                advertise_host=settings.host,
-                port_min=settings.port,
-                port_max=settings.port,
-            ),
-            [SERVICE_NAME],
-        )
-        service = ControlService(controller, settings)
-        server.add(lambda target: add_ControlServiceServicer_to_server(service, target))
-        with _metrics_endpoint(settings) as metrics_port:
-            address = await server.start()
-            log.info(
-                "controller at %s, metrics port %d, term %d", address, metrics_port, controller.term
-            )
-            ticking = asyncio.create_task(controller.run())
-            try:
-                await stop.wait()
-            finally:
-                log.info("controller stops")
-                await server.drain()
-                ticking.cancel()
-                await asyncio.gather(ticking, return_exceptions=True)
-                await server.stop(_GRACE_S)
+    with (
+        _metrics_endpoint(settings) as metrics_port,
+        bind(settings.api_host, settings.api_port, what="the control API") as api_socket,
+        contextlib.closing(_open_store(settings, api_socket)) as store,
+    ):
+        controller = Controller(settings, store, leading=False)
+        api = ControlApi(controller, Tokens(settings.api_tokens))
+        http = _http_server(api)
+        serving = asyncio.create_task(http.serve(sockets=[api_socket]))
+        log.info("metrics port %d, control API at %s", metrics_port, _url(api_socket))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await _first(stopped, become_leader(store, controller, settings.leader_lease_s))
+            if not stop.is_set():
+                await _lead(settings, controller, store, stopped)
+        finally:
+            log.info("controller stops")
+            api.stopping.set()
+            http.should_exit = True
+            await asyncio.gather(serving, return_exceptions=True)
+            stopped.cancel()
+            with contextlib.suppress(StoreLost):
+                store.leave()
+
+
+async def _lead(
+    settings: ControllerSettings, controller: Controller, store: Store, stopped: asyncio.Task[bool]
+) -> None:
+    """Serve replicas until stopped.
+
+    Only a leader listens: whoever has several addresses finds it by trying them.
+    """
+    server = RpcServer(
+        EndpointSettings(
+            bind_host=settings.host,
+            advertise_host=settings.host,
+            port_min=settings.port,
+            port_max=settings.port,
+        ),
+        [SERVICE_NAME],
+    )
+    service = ControlService(controller, settings)
+    server.add(lambda target: add_ControlServiceServicer_to_server(service, target))
+    address = await server.start()
+    log.info("controller at %s, term %d", address, controller.term)
+    ticking = asyncio.create_task(controller.run())
+    try:
+        await _first(stopped, hold_leadership(store, controller, settings.leader_lease_s))
+    finally:
+        await server.drain()
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        await server.stop(_GRACE_S)
+
+
+async def _first(stopped: asyncio.Task[bool], work: Coroutine[None, None, None]) -> None:
+    """Run ``work`` until it ends or the stop comes; raise what it raises."""
+    task = asyncio.create_task(work)
+    await asyncio.wait({stopped, task}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+        return
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _open_store(settings: ControllerSettings, api_socket: socket.socket) -> Store:
+    owner = {
+        "id": secrets.token_hex(8),
+        "address": f"{settings.host}:{settings.port}",
+        "api": _url(api_socket),
+    }
+    return open_store(settings.store, owner=owner)
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(settings: ControllerSettings) -> None:
@@ -69,6 +129,21 @@ def run(settings: ControllerSettings) -> None:
         await serve(settings, stop)
 
     asyncio.run(until_signalled())
+
+
+def _http_server(api: ControlApi) -> HttpServer:
+    return HttpServer(
+        uvicorn.Config(
+            api.app(),
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MAX_HTTP,
+            timeout_graceful_shutdown=1,
+        )
+    )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,10 @@ class Refused(ValueError):
     """A replica may not join; the message names the field."""
 
 
+class UnknownPool(ValueError):
+    """Nobody knows the pool, nor what its replicas would be."""
+
+
 class ReportOutcome(Enum):
     """What became of a report."""
 

@@ -9,8 +9,9 @@ import grpc
 from grpc import aio
 
 from dspark.config.controller import ControllerSettings
-from dspark.controller.loop import Controller, UnknownPool
-from dspark.controller.registry import Refused, ReportOutcome
+from dspark.controller.loop import Controller
+from dspark.controller.registry import Refused, ReportOutcome, UnknownPool
+from dspark.controller.store import StoreLost, Superseded
 from dspark.core.fleet import Fleet, Replica
 from dspark.core.ids import Incarnation, PoolName, ReplicaName
 from dspark.wire.budget import budget_to_wire
@@ -124,6 +125,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             )
         except UnknownPool as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except (StoreLost, Superseded) as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return control_pb2.SetWantedReplicasResponse(previous_replicas=previous)
 
     def _encode(self, fleet: Fleet) -> control_pb2.Fleet:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dspark.core.fleet import Fleet, Member, Pool, ReplicaState, Role
 from dspark.core.ids import PoolName, Term
 from dspark.core.plan import Plan
+from dspark.telemetry import metrics
 
 
 def snapshot(
@@ -32,3 +33,19 @@ def snapshot(
         for name, role in sorted(roles.items())
     )
     return Fleet(term=term, version=version, members=members, pools=pools)
+
+
+def count_replicas(fleet: Fleet) -> None:
+    """Write every pool's replicas into the metrics."""
+    for pool in fleet.pools:
+        draining = sum(
+            member.replica.state is ReplicaState.DRAINING
+            for member in fleet.members
+            if member.replica.pool == pool.name
+        )
+        for state, count in (
+            ("desired", pool.wanted_replicas),
+            ("ready", pool.ready_replicas),
+            ("draining", draining),
+        ):
+            metrics.POOL_REPLICAS.labels(pool.name, state).set(count)

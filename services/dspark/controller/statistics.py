@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from dspark.core.curve import Curve, curve_problem, make_curve
 from dspark.core.fleet import Replica
@@ -45,6 +46,14 @@ class Statistics:
             if known is None or known[0] != reservoir.added:
                 self._acceptance[pool] = (reservoir.added, pool_survivals(reservoir.vectors()))
         return {pool: pooled for pool, (_, pooled) in self._acceptance.items()}
+
+    def survival_by_position(self, pool: PoolName) -> list[float]:
+        """Return a pool's mean survivals a_1 .. a_gamma; empty while nothing is known."""
+        reservoir = self._reservoirs.get(pool)
+        vectors = [] if reservoir is None else reservoir.vectors()
+        longest = max((len(vector) for vector in vectors), default=0)
+        reached = [[v[k] for v in vectors if k < len(v)] for k in range(longest)]
+        return [fmean(values) for values in reached]
 
     def curves(self, replicas: Sequence[Replica]) -> Mapping[BudgetKey, Curve]:
         """Return each class's curve: the median of what its first replicas measured."""

@@ -1,13 +1,22 @@
-"""Store: what survives a restart of the controller: wishes and the term."""
+"""Store: what survives a restart: wishes, policies with their audit trail, the term."""
 
 import sqlite3
-import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import TypeAdapter
+
+from dspark.core.changes import Change
 from dspark.core.fleet import Role
 from dspark.core.ids import PoolName, Term
+
+MAX_CHANGES = 2000
+"""Changes of policies that are kept; the newest of each pool is kept besides."""
+
+CHANGE_JSON = TypeAdapter(Change)
+"""How a change is written down."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS term (term INTEGER NOT NULL);
@@ -15,7 +24,17 @@ CREATE TABLE IF NOT EXISTS wish (
     pool TEXT PRIMARY KEY, role TEXT NOT NULL, replicas INTEGER NOT NULL,
     author TEXT NOT NULL, reason TEXT NOT NULL, unix_s REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS change (number INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS policy (pool TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
+
+
+class StoreLost(ConnectionError):
+    """The store does not answer; what was known of it stays in force."""
+
+
+class Superseded(ValueError):
+    """Another controller leads, and writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +59,25 @@ class Wish:
 
 
 class Store(Protocol):
-    """What the controller needs of a store."""
+    """What the controller needs of a store; every call may raise StoreLost."""
 
-    def next_term(self) -> Term:
-        """Return a term above every one that this store has given."""
+    def lead(self, lease_s: float) -> bool:
+        """Take or renew the lease of the leader; return whether we hold it."""
+
+    def leave(self) -> None:
+        """Give the lease back, if we hold it."""
+
+    def leader(self) -> Mapping[str, str] | None:
+        """Say who leads and where it is reached; None: nobody, or only we can."""
+
+    def forgot(self) -> bool:
+        """Whether the store lost what it was told, and has to be told again."""
+
+    def revision(self) -> str:
+        """Return what is another text after every write of anybody; a standby asks for it."""
+
+    def next_term(self, above: int = 0) -> Term:
+        """Return a term above every one that this store has given, and above ``above``."""
 
     def wishes(self) -> Mapping[PoolName, Wish]:
         """Return the newest wish for each pool."""
@@ -51,11 +85,43 @@ class Store(Protocol):
     def save(self, wish: Wish) -> None:
         """Keep a wish; it is durable when this returns."""
 
+    def changes(self) -> Sequence[Change]:
+        """Return the changes of policies that are kept, oldest first."""
+
+    def newest_changes(self) -> Mapping[PoolName, Change]:
+        """Return each pool's last change."""
+
+    def append(self, change: Change) -> None:
+        """Keep a change; it is durable when this returns."""
+
     def close(self) -> None:
         """Let another process open the store."""
 
 
-class MemoryStore:
+class _OfOne:
+    """The lease of a store that only one process can open."""
+
+    def lead(self, lease_s: float) -> bool:
+        """We lead: nobody else is here."""
+        return True
+
+    def leave(self) -> None:
+        """Nobody waits for it."""
+
+    def leader(self) -> Mapping[str, str] | None:
+        """Only we can."""
+        return None
+
+    def forgot(self) -> bool:
+        """It is part of this process, or of its disk."""
+        return False
+
+    def revision(self) -> str:
+        """Nobody else writes."""
+        return ""
+
+
+class MemoryStore(_OfOne):
     """Forgets everything with the process.
 
     Attributes:
@@ -66,10 +132,12 @@ class MemoryStore:
     def __init__(self, *, before: int = 0) -> None:
         self._term = before
         self._wishes: dict[PoolName, Wish] = {}
+        self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        self._newest: dict[PoolName, Change] = {}
 
-    def next_term(self) -> Term:
+    def next_term(self, above: int = 0) -> Term:
         """Return the next one."""
-        self._term += 1
+        self._term = max(self._term, above) + 1
         return Term(self._term)
 
     def wishes(self) -> Mapping[PoolName, Wish]:
@@ -80,11 +148,24 @@ class MemoryStore:
         """Keep a wish."""
         self._wishes[wish.pool] = wish
 
+    def changes(self) -> Sequence[Change]:
+        """Return the changes kept, oldest first."""
+        return list(self._changes)
+
+    def newest_changes(self) -> Mapping[PoolName, Change]:
+        """Return each pool's last change."""
+        return dict(self._newest)
+
+    def append(self, change: Change) -> None:
+        """Keep a change."""
+        self._changes.append(change)
+        self._newest[change.pool] = change
+
     def close(self) -> None:
         """Nothing to let go."""
 
 
-class SqliteStore:
+class SqliteStore(_OfOne):
     """One file, for one controller: a second one that opens it is refused."""
 
     def __init__(self, path: str) -> None:
@@ -108,10 +189,10 @@ class SqliteStore:
                 raise ValueError(f"store {path} is in use by another controller") from None
             raise ValueError(f"store {path}: {error}") from None
 
-    def next_term(self) -> Term:
-        """Return the previous term of this file and one."""
+    def next_term(self, above: int = 0) -> Term:
+        """Return the previous term of this file and one, or ``above`` and one."""
         row = self._connection.execute("SELECT MAX(term) FROM term").fetchone()
-        term = Term((row[0] or 0) + 1)
+        term = Term(max(row[0] or 0, above) + 1)
         self._connection.execute("BEGIN")
         self._connection.execute("DELETE FROM term")
         self._connection.execute("INSERT INTO term VALUES (?)", (term,))
@@ -142,11 +223,26 @@ class SqliteStore:
             (wish.pool, wish.role.value, wish.replicas, wish.author, wish.reason, wish.unix_s),
         )
 
+    def changes(self) -> Sequence[Change]:
+        """Return the changes kept, oldest first."""
+        rows = self._connection.execute("SELECT text FROM change ORDER BY number")
+        return [CHANGE_JSON.validate_json(text) for (text,) in rows]
+
+    def newest_changes(self) -> Mapping[PoolName, Change]:
+        """Return each pool's last change."""
+        rows = self._connection.execute("SELECT pool, text FROM policy")
+        return {PoolName(pool): CHANGE_JSON.validate_json(text) for pool, text in rows}
+
+    def append(self, change: Change) -> None:
+        """Keep a change; it is on disk when this returns."""
+        text = CHANGE_JSON.dump_json(change).decode()
+        oldest_kept = change.number - MAX_CHANGES
+        self._connection.execute("BEGIN")
+        self._connection.execute("INSERT INTO change VALUES (?, ?)", (change.number, text))
+        self._connection.execute("INSERT OR REPLACE INTO policy VALUES (?, ?)", (change.pool, text))
+        self._connection.execute("DELETE FROM change WHERE number <= ?", (oldest_kept,))
+        self._connection.execute("COMMIT")
+
     def close(self) -> None:
         """Let another controller open the file."""
         self._connection.close()
-
-
-def open_store(where: str) -> Store:
-    """Open ``memory`` or the SQLite file at a path; raise ValueError saying what is wrong."""
-    return MemoryStore(before=int(time.time())) if where == "memory" else SqliteStore(where)

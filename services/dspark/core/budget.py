@@ -16,8 +16,8 @@ ALL = -1
 OFF = -2
 """Entry: do not draft at all (K = 0 would still pay for the drafter), but for a rare probe."""
 
-DISABLED = -3
-"""Entry: speculation is switched off, probes too."""
+NO_DRAFTS = 0
+"""Entry: ask for no draft at all, without the probes that OFF still makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,8 @@ class ContextBucket:
     Attributes:
         max_context_tokens: Largest mean context covered; the last bucket covers all above too.
         draft_tokens: Entry i is for i + 1 sessions in the step, the last one also for more:
-            K >= 0 draft tokens in all, or ALL, or OFF, or DISABLED.
+            K >= 0 draft tokens in all, or ALL, or OFF.  0 asks for no draft, without the
+            probes that OFF makes.
     """
 
     max_context_tokens: int
@@ -37,10 +38,8 @@ class ContextBucket:
         if not self.draft_tokens:
             raise ValueError("a context bucket needs at least one entry")
         for entry in self.draft_tokens:
-            if entry < DISABLED:
-                raise ValueError(
-                    f"budget entry {entry} is none of K >= 0, ALL (-1), OFF (-2), DISABLED (-3)"
-                )
+            if entry < OFF:
+                raise ValueError(f"budget entry {entry} is none of K >= 0, ALL (-1), OFF (-2)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +76,20 @@ class Budget:
         return other is None or (self.term, self.epoch) > (other.term, other.epoch)
 
     def entry(self, *, sessions: int, mean_context_tokens: float) -> int:
-        """Return K, ALL, OFF or DISABLED for a step of ``sessions`` >= 1 at this mean context."""
-        if sessions < 1:
-            raise ValueError(f"a step has at least one session, not {sessions}")
-        for bucket in self.buckets:
-            if mean_context_tokens <= bucket.max_context_tokens:
-                break
-        else:
-            bucket = self.buckets[-1]
-        return bucket.draft_tokens[min(sessions, len(bucket.draft_tokens)) - 1]
+        """Return K, ALL or OFF for a step of ``sessions`` >= 1 at this mean context."""
+        return lookup(self.buckets, sessions=sessions, mean_context_tokens=mean_context_tokens)
+
+
+def lookup(table: Sequence[ContextBucket], *, sessions: int, mean_context_tokens: float) -> int:
+    """Return a table's entry for a step of ``sessions`` >= 1 at this mean context."""
+    if sessions < 1:
+        raise ValueError(f"a step has at least one session, not {sessions}")
+    for bucket in table:
+        if mean_context_tokens <= bucket.max_context_tokens:
+            break
+    else:
+        bucket = table[-1]
+    return bucket.draft_tokens[min(sessions, len(bucket.draft_tokens)) - 1]
 
 
 def verify_all(buckets: Sequence[int] = (2**31 - 1,)) -> tuple[ContextBucket, ...]:
@@ -93,6 +97,6 @@ def verify_all(buckets: Sequence[int] = (2**31 - 1,)) -> tuple[ContextBucket, ..
     return tuple(ContextBucket(max_context_tokens=limit, draft_tokens=(ALL,)) for limit in buckets)
 
 
-def disabled() -> tuple[ContextBucket, ...]:
-    """Return the table that switches speculation off."""
-    return (ContextBucket(max_context_tokens=2**31 - 1, draft_tokens=(DISABLED,)),)
+def no_drafts() -> tuple[ContextBucket, ...]:
+    """Return the table that switches drafting off."""
+    return (ContextBucket(max_context_tokens=2**31 - 1, draft_tokens=(NO_DRAFTS,)),)

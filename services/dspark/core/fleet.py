@@ -92,6 +92,7 @@ class LoadReport:
     step_s: float = 0.0
     survivals: tuple[tuple[float, ...], ...] = ()
     budget_epoch: Epoch | None = None
+    budget_term: Term | None = None
     draft_outcomes: Mapping[str, int] = field(default_factory=dict)
     wire_bytes: Mapping[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0

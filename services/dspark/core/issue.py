@@ -4,15 +4,17 @@ A table is reconsidered once in a dwell time and changed only where the change p
 is no trustworthy curve it trims nothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from dspark.core.budget import Budget, ContextBucket, disabled, verify_all
+from dspark.core.bounds import bound_table
+from dspark.core.budget import Budget, ContextBucket, no_drafts, verify_all
 from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.fleet import Member
 from dspark.core.ids import Epoch, PoolName, Term
-from dspark.core.policy import PlanSettings
+from dspark.core.policy import DEFAULT_POLICY, Mode, PlanSettings, Policy, Rules
 from dspark.core.refinement import refine
 from dspark.core.reservoir import Acceptance
 from dspark.core.table import describe, make_table
@@ -30,9 +32,21 @@ _REFINED_BY = 5  # replicas whose live steps refine a class's curve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A budget with the times that bound its changes."""
+    """A budget with the times that bound its changes.
+
+    Attributes:
+        budget: As it is sent: the plan under the policy.
+        planned: The table before the policy: the next plan is compared with this one.
+        planned_reason: Why it is so.
+        policy: In force.
+        considered_s: When the plan was last thought about.
+        renewed_s: When the budget was last sent.
+    """
 
     budget: Budget
+    planned: tuple[ContextBucket, ...]
+    planned_reason: str
+    policy: Policy
     considered_s: float
     renewed_s: float
 
@@ -98,6 +112,13 @@ class Evidence:
         loads = [member.load.active_sessions for member in self.members if member.load]
         return round(fmean(loads)) if loads else 0
 
+    def context_tokens(self) -> float:
+        """Return the mean context of the sessions that are active now."""
+        busy = [
+            member.load for member in self.members if member.load and member.load.active_sessions
+        ]
+        return fmean(load.mean_context_tokens for load in busy) if busy else 0.0
+
 
 def issue(
     key: BudgetKey,
@@ -108,6 +129,7 @@ def issue(
     term: Term,
     epoch: Epoch,
     now_s: float,
+    policy: Policy = DEFAULT_POLICY,
 ) -> Issued:
     """Decide one class's budget.
 
@@ -119,26 +141,35 @@ def issue(
         term: Of this controller.
         epoch: The epoch of the budget, if one is to be sent.
         now_s: A monotonic clock.
+        policy: Of the pool; a change of it waits for no dwell time.
 
     Returns:
         ``previous`` with its times, or a budget with the epoch given: it has to be sent.
     """
     problem = evidence.curve_problem()
-    switched = previous is not None and (evidence.stopped is not None) != (
-        previous.budget.buckets == disabled()
-    )
-    if previous is None or switched or _due(previous, problem, settings, now_s):
-        table, reason = _table(problem, evidence, previous, settings)
+    if previous is not None and policy.activation_sessions != previous.policy.activation_sessions:
+        previous = replace(previous, planned=(), considered_s=-math.inf)  # other rules: a new plan
+    if previous is None or _due(previous, problem, settings, now_s):
+        planned, planned_reason = plan_table(
+            evidence, settings, policy, previous=() if previous is None else previous.planned
+        )
         considered_s = now_s
     else:
-        table, reason = previous.budget.buckets, previous.budget.reason
+        planned, planned_reason = previous.planned, previous.planned_reason
         considered_s = previous.considered_s
+    table, reason = bound_table(planned, policy), ""
+    if evidence.stopped is not None:  # whatever the policy says
+        table, reason = no_drafts(), f"speculation is off: {evidence.stopped}"
     if (
         previous is not None
         and table == previous.budget.buckets
+        and policy == previous.policy
+        and term == previous.budget.term
         and now_s - previous.renewed_s < settings.renew_s
     ):
-        return replace(previous, considered_s=considered_s)
+        return replace(
+            previous, planned=planned, planned_reason=planned_reason, considered_s=considered_s
+        )
     budget = Budget(
         pool=key[0],
         term=term,
@@ -146,21 +177,52 @@ def issue(
         ttl_s=settings.ttl_s,
         curve_version=key[1],
         buckets=table,
-        reason=reason,
+        reason=reason or _reason(planned_reason, policy, changed=table != planned),
     )
-    return Issued(budget=budget, considered_s=considered_s, renewed_s=now_s)
+    return Issued(
+        budget=budget,
+        planned=planned,
+        planned_reason=planned_reason,
+        policy=policy,
+        considered_s=considered_s,
+        renewed_s=now_s,
+    )
+
+
+def _reason(planned: str, policy: Policy, *, changed: bool) -> str:
+    if policy.mode is not Mode.AUTO:
+        return f"policy {policy}"
+    return f"{planned}; bounded by policy {policy}" if changed else planned
+
+
+def rules_of(settings: PlanSettings, policy: Policy) -> Rules:
+    """Return the planner's rules with the policy's activation threshold in them."""
+    if policy.activation_sessions is None:
+        return settings.rules
+    return replace(settings.rules, activation_sessions=policy.activation_sessions)
 
 
 def _due(previous: Issued, problem: str | None, settings: PlanSettings, now_s: float) -> bool:
-    distrusted = problem is not None and previous.budget.buckets != verify_all()
+    distrusted = problem is not None and previous.planned != verify_all()
     return distrusted or now_s - previous.considered_s >= settings.dwell_s
 
 
-def _table(
-    problem: str | None, evidence: Evidence, previous: Issued | None, settings: PlanSettings
+def plan_table(
+    evidence: Evidence,
+    settings: PlanSettings,
+    policy: Policy,
+    *,
+    previous: Sequence[ContextBucket] = (),
 ) -> tuple[tuple[ContextBucket, ...], str]:
-    if evidence.stopped is not None:
-        return disabled(), f"speculation is off: {evidence.stopped}"
+    """Return a class's table before the policy's bounds, and why it is so.
+
+    Args:
+        evidence: What to compute it from.
+        settings: How to plan.
+        policy: Of the pool: its activation threshold is part of the plan.
+        previous: The planned table in force, whose entries are kept unless a change pays.
+    """
+    problem = evidence.curve_problem()
     if problem is not None or evidence.curve is None:
         return verify_all(), f"verify all: the curve is {problem}"
     known = evidence.acceptance.num_vectors if evidence.acceptance is not None else 0
@@ -174,11 +236,11 @@ def _table(
         evidence.acceptance,
         curve,
         draft,
-        settings.rules,
+        rules_of(settings, policy),
         active_sessions=evidence.active_sessions(),
         max_sessions=settings.max_sessions,
         max_cohorts=settings.max_cohorts,
-        previous=previous.budget.buckets if previous is not None else (),
+        previous=previous,
     )
     return table, (
         f"{describe(table)}: {known} committed rounds, "

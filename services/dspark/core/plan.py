@@ -14,7 +14,7 @@ from dspark.core.curve import Curve, curve_problem
 from dspark.core.fleet import Member, ReplicaState, Role
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.issue import BudgetKey, Evidence, Issued, issue
-from dspark.core.policy import PlanSettings
+from dspark.core.policy import DEFAULT_POLICY, PlanSettings, Policy
 from dspark.core.reservoir import Acceptance
 
 _NO_EPOCH = Epoch(0)
@@ -31,6 +31,7 @@ class Observation:
         wishes: Replicas that somebody asked for, by pool; 0 is a wish.
         left: Replicas that left in good order since the previous plan, by pool.
         remarks: Conditions found elsewhere (a refused replica, say), by pool.
+        policies: In force, by pool; absent: the default.
     """
 
     term: Term
@@ -39,6 +40,7 @@ class Observation:
     wishes: Mapping[PoolName, int] = field(default_factory=dict)
     left: Mapping[PoolName, int] = field(default_factory=dict)
     remarks: Mapping[PoolName, Sequence[str]] = field(default_factory=dict)
+    policies: Mapping[PoolName, Policy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +51,30 @@ class Plan:
         issued: A budget for each class of verifiers.
         wanted: Replicas wanted in each known pool.
         conditions: What holds a pool back, as "Reason: message".
-        reasons: What changed since the previous plan, one sentence each.
+        reasons: What changed since the previous plan, a pool and one sentence each.
         epoch: The newest epoch in use.
+        evidence: What each budget was computed from.
     """
 
     issued: Mapping[BudgetKey, Issued] = field(default_factory=dict)
     wanted: Mapping[PoolName, int] = field(default_factory=dict)
     conditions: Mapping[PoolName, tuple[str, ...]] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[tuple[PoolName, str], ...] = ()
     epoch: Epoch = _NO_EPOCH
+    evidence: Mapping[BudgetKey, Evidence] = field(default_factory=dict)
 
     def budget(self, pool: PoolName, curve_version: str) -> Budget | None:
-        """Return the budget of one class."""
+        """Return the budget of one class, if it is sent."""
         found = self.issued.get((pool, curve_version))
-        return None if found is None else found.budget
+        return None if found is None or found.policy.shadow else found.budget
 
     def budgets(self, pool: PoolName) -> tuple[Budget, ...]:
-        """Return the budgets of a pool, one for each class."""
-        return tuple(found.budget for key, found in self.issued.items() if key[0] == pool)
+        """Return the budgets of a pool that are sent, one for each class."""
+        return tuple(
+            found.budget
+            for key, found in self.issued.items()
+            if key[0] == pool and not found.policy.shadow
+        )
 
 
 def plan(
@@ -97,8 +105,9 @@ def plan(
     }
     drafters = [member for member in observation.members if member.replica.role is Role.DRAFTER]
     issued: dict[BudgetKey, Issued] = {}
+    known: dict[BudgetKey, Evidence] = {}
     conditions: dict[PoolName, list[str]] = {}
-    reasons: list[str] = []
+    reasons: list[tuple[PoolName, str]] = []
     epoch = previous.epoch
     for pool, members in sorted(by_pool.items()):
         conditions[pool] = [
@@ -120,6 +129,7 @@ def plan(
                 drafter_curve=_drafter_curve(drafters, curves),
                 stopped=stopped,
             )
+            known[key] = evidence
             problem = evidence.curve_problem()
             if problem is not None and _ready(cohort):
                 conditions[pool].append(f"CurveUnusable: {problem}; every draft is verified")
@@ -127,18 +137,20 @@ def plan(
             issued[key] = issue(
                 key, evidence, before, settings,
                 term=observation.term, epoch=Epoch(epoch + 1), now_s=now_s,
+                policy=observation.policies.get(pool, DEFAULT_POLICY),
             )  # fmt: skip
             budget = issued[key].budget
             if budget.epoch > epoch:
                 epoch = budget.epoch
                 if before is None or before.budget.buckets != budget.buckets:
-                    reasons.append(f"{pool}: epoch {epoch}: {budget.reason}")
+                    reasons.append((pool, f"epoch {epoch}: {budget.reason}"))
     return Plan(
         issued=issued,
         wanted=wanted,
         conditions={pool: tuple(texts) for pool, texts in conditions.items()},
         reasons=tuple(reasons),
         epoch=epoch,
+        evidence=known,
     )
 
 

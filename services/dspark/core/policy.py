@@ -1,8 +1,77 @@
-"""Policy: how the planner is asked to plan."""
+"""Policy: what an operator of the service asks of a pool's budget, and how the planner plans."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
 
 from dspark.core.cohorts import Cohorts
+
+MAX_DRAFT_TOKENS = 65536
+"""Largest number of draft tokens that a policy may name."""
+
+
+class Mode(Enum):
+    """Where a pool's budget comes from."""
+
+    AUTO = "auto"  # planned, within the policy's bounds
+    PINNED = "pinned"  # a fixed number of draft tokens a step
+    OFF = "off"  # no drafting at all
+    VERIFY_ALL = "verify-all"  # everything drafted is verified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What an operator of the service asks of one verifier pool's budget.
+
+    Attributes:
+        mode: Where the budget comes from; the bounds below belong to AUTO.
+        draft_tokens: With PINNED: draft tokens that a step verifies, at any load.
+        floor: A step verifies at least this many draft tokens, if that many were drafted.
+        cap: A step verifies at most this many.
+        activation_sessions: Below this many sessions in a step everything is verified; None: as
+            the planner is set.
+        shadow: The budget is computed, logged and shown, and not sent: verifiers admit by their
+            own curve.
+
+    Raises:
+        ValueError: The fields contradict each other.
+    """
+
+    mode: Mode = Mode.AUTO
+    draft_tokens: int | None = None
+    floor: int | None = None
+    cap: int | None = None
+    activation_sessions: int | None = None
+    shadow: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.mode is Mode.PINNED) != (self.draft_tokens is not None):
+            raise ValueError("draft_tokens belongs to mode pinned, and mode pinned needs it")
+        for name in ("draft_tokens", "floor", "cap"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= MAX_DRAFT_TOKENS:
+                raise ValueError(f"{name} is {value}: it must be 0..{MAX_DRAFT_TOKENS} tokens")
+        if self.activation_sessions is not None and not 1 <= self.activation_sessions <= 1024:
+            raise ValueError(
+                f"activation_sessions is {self.activation_sessions}: it must be 1..1024"
+            )
+        if self.mode is not Mode.AUTO:
+            for name in ("floor", "cap", "activation_sessions"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} bounds mode auto; mode is {self.mode.value}")
+        if self.floor is not None and self.cap is not None and self.floor > self.cap:
+            raise ValueError(f"floor {self.floor} is above cap {self.cap}")
+
+    def __str__(self) -> str:
+        words = [self.mode.value]
+        for field in fields(self)[1:-1]:
+            value = getattr(self, field.name)
+            if value is not None:
+                words.append(f"{field.name.replace('_', ' ')} {value}")
+        return ", ".join([*words, *(["shadow"] if self.shadow else [])])
+
+
+DEFAULT_POLICY = Policy()
+"""In force where nobody asked for anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,8 @@ def report_problem(report: LoadReport, *, block_size: int) -> str | None:
         )
     if report.budget_epoch is not None and report.budget_epoch > MAX_EPOCH:
         return f"budget_epoch is {report.budget_epoch}"
+    if report.budget_term is not None and report.budget_term > MAX_EPOCH:
+        return f"budget_term is {report.budget_term}"
     for vector in report.survivals:
         problem = _vector_problem(vector, block_size)
         if problem is not None:

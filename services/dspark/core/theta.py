@@ -133,6 +133,11 @@ def keep_entry(
 def cohorts_by_total(rows: list[Theta], total: int) -> Cohorts:
     """Choose one or two cohorts for ``total`` sessions; ``rows[i]`` is for i + 1 in the step."""
     whole, half = rows[min(total, len(rows)) - 1], rows[min(-(-total // 2), len(rows)) - 1]
+    return better_cohorts(whole, half, total)
+
+
+def better_cohorts(whole: Theta, half: Theta, total: int) -> Cohorts:
+    """Choose one cohort of ``whole`` or two of ``half`` for ``total`` sessions."""
     return choose_cohorts(
         sessions=total,
         one_tokens_per_s=float(whole.one.max()) / whole.sessions,

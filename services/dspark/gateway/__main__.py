@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from dspark.config.gateway import GatewayProcess
 from dspark.gateway.served_model import load_served_model
-from dspark.gateway.server import bind, serve
+from dspark.gateway.server import serve
+from dspark.rpc.http import bind
 
 
 def read_config(text: str) -> GatewayProcess:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         process = read_config(args.config_json)
         model = load_served_model(process.model.name, process.model.target)
-        with bind(process.gateway.host, process.gateway.port) as sock:
+        with bind(process.gateway.host, process.gateway.port, what="the gateway") as sock:
             asyncio.run(serve(process.gateway, model, sock))
     except ValueError as error:
         print(f"dspark gateway: {error}", file=sys.stderr)

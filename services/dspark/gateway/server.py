@@ -6,13 +6,12 @@ open streams may finish within the drain, and are then told; the process ends wi
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,41 +23,12 @@ from dspark.gateway.http import Gateway
 from dspark.gateway.served_model import ServedModel
 from dspark.gateway.sessions import Sessions
 from dspark.gateway.verifiers import GrpcVerifiers
+from dspark.rpc.http import HttpServer
 
 log = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 2.0
 """For streams to send their last event once the drain is over."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        ValueError: The port is taken, or the host is not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(2048)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ValueError(
-                f"port {port} is in use on {host}: choose another one for the gateway"
-            ) from error
-        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return sock
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would die of the signal that stopped it."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 async def serve(settings: GatewaySettings, model: ServedModel, sock: socket.socket) -> None:
@@ -88,7 +58,7 @@ async def serve(settings: GatewaySettings, model: ServedModel, sock: socket.sock
         await view.close()
         await verifiers.close()
 
-    server = _Server(
+    server = HttpServer(
         uvicorn.Config(
             gateway.app(lifespan),
             loop="asyncio",

@@ -65,6 +65,12 @@ class BudgetCell:
         with self._lock:
             return 0 if self._budget is None or now_s > self._expires_s else self._budget.epoch
 
+    @property
+    def term(self) -> int:
+        """Highest term taken, also of an expired budget: lower ones are refused; 0: none."""
+        with self._lock:
+            return 0 if self._budget is None else self._budget.term
+
 
 class FixedBudget:
     """Always the same entry: "verify all" for fixed-length speculation without a controller."""

@@ -12,7 +12,7 @@ from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
 from dspark.core.draft import Rows
 from dspark.core.fleet import LoadReport, ReplicaState, Role
-from dspark.core.ids import Epoch, SessionId
+from dspark.core.ids import Epoch, SessionId, Term
 from dspark.core.pages import PageAllocator
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
@@ -290,6 +290,7 @@ class VerifierReplica:
             step_s=sums.step_s,
             survivals=survivals,
             budget_epoch=Epoch(cell.epoch(now_s)) or None,
+            budget_term=Term(cell.term) or None,
             draft_outcomes=fates,
             wire_bytes=moved,
             prompt_tokens=sums.prompt_tokens,

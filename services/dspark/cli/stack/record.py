@@ -31,6 +31,7 @@ class StackRecord:
         supervisor_started: Its start, in seconds since the epoch: a pid may be used again.
         gateway: URL of the HTTP front.
         controller: ``host:port`` of the controller.
+        api: URL of the control API.
         mark: Value of DSPARK_STACK in the environment of every process of this stack.
         metrics: Prometheus endpoints of the processes that are no replicas.
         children: The supervised processes.
@@ -45,6 +46,7 @@ class StackRecord:
     config: str
     gateway: str
     controller: str
+    api: str = ""
     mark: str
     metrics: dict[str, str] = field(default_factory=dict)
     children: dict[str, ChildRecord] = field(default_factory=dict)

@@ -89,6 +89,12 @@ class Supervisor:
         return f"http://{host}:{gateway.port}"
 
     @property
+    def _api_url(self) -> str:
+        controller = self.settings.controller
+        host = "127.0.0.1" if controller.api_host in {"0.0.0.0", "::"} else controller.api_host
+        return f"http://{host}:{controller.api_port}"
+
+    @property
     def log_dir(self) -> Path:
         """Where every process writes."""
         return self._state_dir / "logs"
@@ -192,6 +198,7 @@ class Supervisor:
             config=self._source,
             gateway=self.gateway_url,
             controller=self.settings.gateway.controller,
+            api=self._api_url,
             mark=self._mark,
             metrics={
                 "controller": f"http://{controller_host}:{self.settings.controller.metrics_port}",
@@ -218,12 +225,16 @@ def _definite(settings: SystemSettings, state_dir: Path) -> SystemSettings:
     if controller.port:
         remedy = "choose another with --set controller.port=N"
         require_free(controller.host, controller.port, what="controller", remedy=remedy)
+    if controller.api_port:
+        remedy = "choose another with --set controller.api_port=N"
+        require_free(controller.api_host, controller.api_port, what="control API", remedy=remedy)
     if gateway.port:
         remedy = "choose another with --port N"
         require_free(gateway.host, gateway.port, what="gateway", remedy=remedy)
     return settings.with_ports(
         controller_port=controller.port or choose_free(controller.host),
         metrics_port=controller.metrics_port or choose_free(controller.host),
+        api_port=controller.api_port or choose_free(controller.api_host),
         gateway_port=gateway.port or choose_free(gateway.host),
         state_dir=state_dir,
     )

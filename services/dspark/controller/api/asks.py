@@ -1,0 +1,123 @@
+"""Asks: what may be asked of the control API; nonsense is refused here."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from dspark.core.policy import MAX_DRAFT_TOKENS, Mode, Policy
+
+Tokens = Annotated[int, Field(ge=0, le=MAX_DRAFT_TOKENS)]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+ModeName = Literal["auto", "pinned", "off", "verify-all"]
+
+
+class Shape(BaseModel):
+    """What all bodies share: exact JSON types, and unknown fields are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class PolicyShape(Shape):
+    """What is asked of a pool's budget."""
+
+    mode: ModeName = "auto"
+    """auto: planned, within the bounds below; pinned: draft_tokens at any load; off: no drafting;
+    verify-all: everything drafted is verified."""
+    draft_tokens: Tokens | None = None
+    """With mode pinned: draft tokens that a step verifies."""
+    floor: Tokens | None = None
+    """With mode auto: a step verifies at least so many draft tokens."""
+    cap: Tokens | None = None
+    """With mode auto: a step verifies at most so many draft tokens."""
+    activation_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """With mode auto: below so many sessions in a step everything is verified."""
+    shadow: bool = False
+    """Compute, log and show the budget, and do not send it (role admin)."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "PolicyShape":
+        self.policy()
+        return self
+
+    def policy(self) -> Policy:
+        """Return it as the planner knows it; raise ValueError where it contradicts itself."""
+        fields = self.model_dump()
+        return Policy(**{**fields, "mode": Mode(self.mode)})
+
+    @classmethod
+    def of(cls, policy: Policy) -> "PolicyShape":
+        """Return a policy as a body."""
+        return cls(
+            mode=policy.mode.value,
+            draft_tokens=policy.draft_tokens,
+            floor=policy.floor,
+            cap=policy.cap,
+            activation_sessions=policy.activation_sessions,
+            shadow=policy.shadow,
+        )
+
+
+class SetPolicy(Shape):
+    """A policy to put in force."""
+
+    policy: PolicyShape
+    """What to put in force."""
+    reason: Reason
+    """Why; it is kept in the history."""
+    ttl_s: Annotated[float, Field(ge=1, le=30 * 86400, allow_inf_nan=False)] | None = None
+    """Seconds until the previous policy returns; absent: until somebody changes it."""
+
+
+class RollBack(Shape):
+    """A change to undo."""
+
+    reason: Reason
+    """Why."""
+    change: Annotated[int, Field(ge=1)] | None = None
+    """Its number; absent: the last one that nobody undid."""
+
+
+class WhatIf(Shape):
+    """What to suppose; what is absent stays as it is."""
+
+    policy: PolicyShape | None = None
+    """Of the pool."""
+    replicas: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Of the pool."""
+    sessions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """In the whole pool."""
+
+
+class DryRun(BaseModel):
+    """Query of every change."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    dry_run: bool = False
+    """Only say what would happen."""
+
+
+class ClearQuery(DryRun):
+    """Query of a clearing."""
+
+    reason: Reason
+    """Why; it is kept in the history."""
+
+
+class HistoryQuery(BaseModel):
+    """Query of the history."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    pool: Annotated[str, Field(max_length=200)] | None = None
+    """Only of this pool."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """At most so many."""
+    before: Annotated[int, Field(ge=1)] | None = None
+    """Only changes before this number: the next page."""
+
+
+class NoQuery(BaseModel):
+    """Query of everything else."""
+
+    model_config = ConfigDict(extra="forbid")

@@ -1,0 +1,19 @@
+"""Plan settings: the controller's configuration as the planner reads it."""
+
+from dspark.config.controller import ControllerSettings
+from dspark.core.policy import PlanSettings, Rules
+
+_RENEW_SHARE = 0.3  # of a budget's life: a lost renewal or two do no harm
+
+
+def plan_settings(settings: ControllerSettings) -> PlanSettings:
+    """Return how to plan."""
+    return PlanSettings(
+        ttl_s=settings.budget_ttl_s,
+        renew_s=settings.budget_ttl_s * _RENEW_SHARE,
+        dwell_s=settings.dwell_s,
+        min_samples=settings.min_samples,
+        max_sessions=settings.max_sessions,
+        max_cohorts=settings.max_cohorts,
+        rules=Rules(activation_sessions=settings.activation_sessions, off_gain=settings.off_gain),
+    )
