@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from dspark.core.budget import NO_DRAFTS, OFF
+from dspark.core.budget import DISABLED, OFF
 from dspark_operator.document import Object, at, items, number, part, text
 
 
@@ -74,7 +74,7 @@ def _unit(pool: Object, members: list[Object]) -> UnitReport:
         ),
         budget_epoch=number(pool, "budget", "epoch"),
         budget_reason=text(part(pool, "budget"), "reason"),
-        budget_off=bool(entries) and all(entry in (OFF, NO_DRAFTS) for entry in entries),
+        budget_off=bool(entries) and all(entry in (OFF, DISABLED) for entry in entries),
     )
 
 

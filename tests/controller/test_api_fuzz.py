@@ -29,6 +29,18 @@ def url() -> Iterator[str]:
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_answers_are_as_documented(url: str, name: str, mode: str, pool: str | None) -> None:
+    fuzz(url, name, mode, pool)
+
+
+def test_a_controller_that_fails_is_found_out() -> None:
+    broken = a_controller(ControllerSettings())
+    broken.plan = None  # type: ignore[assignment]
+    with served_api(broken) as url, pytest.raises(BaseExceptionGroup) as caught:
+        fuzz(url, "what_if", "positive", "verifier")
+    assert any("erver" in type(error).__name__ for error in caught.value.exceptions)
+
+
+def fuzz(url: str, name: str, mode: str, pool: str | None) -> None:
     from schemathesis.checks import not_a_server_error
     from schemathesis.generation import GenerationMode
     from schemathesis.specs.openapi import checks
@@ -56,7 +68,7 @@ def test_answers_are_as_documented(url: str, name: str, mode: str, pool: str | N
         max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     @given(operation.as_strategy(generation_mode=GenerationMode(mode), **more))
-    def fuzz(case: "schemathesis.Case") -> None:
+    def ask(case: "schemathesis.Case") -> None:
         case.validate_response(case.call(base_url=url), checks=wanted)
 
-    fuzz()
+    ask()

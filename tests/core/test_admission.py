@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dspark.core.admission import SessionDraft, admit, admit_causal, admit_top
-from dspark.core.budget import ALL, NO_DRAFTS, OFF
+from dspark.core.budget import ALL, DISABLED, OFF
 from dspark.core.curve import Curve, step_seconds
 from dspark.core.draft import survivals
 from dspark.core.ids import SessionId
@@ -208,9 +208,10 @@ def test_a_negative_budget_is_a_mistake() -> None:
     ("entry", "curve", "lengths", "said"),
     [
         (OFF, LINEAR, {0: 0, 1: 0}, "off"),
-        (NO_DRAFTS, LINEAR, {0: 0, 1: 0}, "off"),
+        (DISABLED, LINEAR, {0: 0, 1: 0}, "off"),
         (ALL, LINEAR, {0: 2, 1: 2}, "all"),
         (1, LINEAR, {0: 1, 1: 0}, "1 of 4"),
+        (0, LINEAR, {0: 0, 1: 0}, "0 of 4"),
         (None, a_curve({2: 1.0, 3: 9.0, 4: 99.0}), {0: 0, 1: 0}, "causal"),
         (None, a_curve({1: 1.0, 9: 1.0}), {0: 2, 1: 2}, "flat"),
         (None, None, {0: 2, 1: 2}, "missing"),

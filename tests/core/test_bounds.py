@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspark.core.bounds import bound_entry, bound_table
-from dspark.core.budget import ALL, OFF, ContextBucket
+from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket, disabled
 from dspark.core.policy import DEFAULT_POLICY, Mode, Policy
 
 TABLE = (
@@ -26,8 +26,8 @@ def test_the_default_policy_changes_nothing() -> None:
         (Policy(cap=4), [(4, 4, 2, OFF), (4, OFF)]),
         (Policy(floor=4), [(ALL, 9, 4, 4), (5, 4)]),
         (Policy(floor=3, cap=4), [(4, 4, 3, 3), (4, 3)]),
-        (Policy(cap=0), [(0, 0, 0, 0), (0, 0)]),
-        (Policy(mode=Mode.OFF), [(0,)]),
+        (Policy(cap=0), [(DISABLED,) * 4, (DISABLED,) * 2]),
+        (Policy(mode=Mode.OFF), [(DISABLED,)]),
         (Policy(mode=Mode.VERIFY_ALL), [(ALL,)]),
         (Policy(mode=Mode.PINNED, draft_tokens=6), [(6,)]),
     ],
@@ -44,8 +44,18 @@ def test_a_policy_bounds_every_entry(policy: Policy, expected: list[tuple[int, .
 def test_a_bounded_entry_lies_within_the_bounds(planned: int, bounds: list[int]) -> None:
     floor, cap = bounds
     entry, _ = bound_entry(planned, Policy(floor=floor, cap=cap))
-    assert 0 <= entry <= cap or (entry == OFF == planned and floor == 0)
-    assert entry >= floor or entry == OFF
+    if cap == 0:
+        assert entry == DISABLED
+    else:
+        assert floor <= entry <= cap or (entry == OFF == planned and floor == 0)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Policy(mode=Mode.VERIFY_ALL), Policy(floor=5), Policy(mode=Mode.PINNED, draft_tokens=3)],
+)
+def test_no_policy_brings_back_what_the_planner_switched_off(policy: Policy) -> None:
+    assert bound_table(disabled(), policy) == disabled()
 
 
 @pytest.mark.parametrize(

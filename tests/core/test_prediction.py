@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dspark.core.budget import ALL, OFF, ContextBucket
+from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket
 from dspark.core.curve import Curve
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.issue import Evidence, issue
@@ -47,7 +47,7 @@ def test_tokens_a_second_are_committed_tokens_over_step_seconds() -> None:
     assert found.tokens_per_s_per_user == pytest.approx(found.tokens_per_s / 4)
 
 
-@pytest.mark.parametrize("entry", [OFF, 0])
+@pytest.mark.parametrize("entry", [OFF, DISABLED, 0])
 def test_without_drafts_one_token_a_session_is_committed(entry: int) -> None:
     found = predict(evidence(), table(entry), SETTINGS, sessions=4, context_tokens=64)
     assert found is not None

@@ -15,7 +15,7 @@ from dspark.controller.loop import Controller
 from dspark.controller.policies import Ask, Conflict, LostRace
 from dspark.controller.registry import Refused, UnknownPool
 from dspark.controller.store import MemoryStore
-from dspark.core.budget import ALL, OFF
+from dspark.core.budget import ALL, DISABLED, OFF
 from dspark.core.changes import Change, policy_of
 from dspark.core.curve import Curve
 from dspark.core.fleet import Replica, ReplicaState, Role
@@ -28,7 +28,7 @@ SETTINGS = ControllerSettings(
     reservoir_size=64, max_cohorts=1,
 )  # fmt: skip
 
-ENTRY_WORDS = {ALL: "all", OFF: "off"}
+ENTRY_WORDS = {ALL: "all", OFF: "off", DISABLED: "disabled"}
 
 
 class Stage:

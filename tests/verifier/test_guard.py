@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from dspark.config.verifier import GuardSettings
-from dspark.core.budget import NO_DRAFTS, OFF
+from dspark.core.budget import DISABLED, OFF
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import SessionId
 from dspark.core.pages import PageAllocator
@@ -119,7 +119,7 @@ def test_a_session_under_way_stops_drafting_when_the_guard_trips() -> None:
         assert sink.tokens == continuation([1, 2, 3], 400, GREEDY)
 
 
-@pytest.mark.parametrize(("entry", "asked"), [(NO_DRAFTS, False), (OFF, True)])
+@pytest.mark.parametrize(("entry", "asked"), [(DISABLED, False), (OFF, True)])
 def test_a_disabled_budget_makes_no_probes_where_off_makes_some(entry: int, asked: bool) -> None:
     with running(System(budget=FixedBudget(entry))) as system:
         drafter = system.add_drafter("d1")

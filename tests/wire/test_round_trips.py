@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from dspark.core.budget import OFF, Budget, ContextBucket
+from dspark.core.budget import DISABLED, Budget, ContextBucket
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
 from dspark.core.fleet import (
@@ -169,7 +169,7 @@ reports = st.builds(
     guard_violations=st.integers(0, 2**63),
     guard_tripped=st.booleans(),
 )
-entries = st.lists(st.integers(OFF, 2**31 - 1), min_size=1, max_size=4).map(tuple)
+entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(
     Budget,
     pool=text.map(PoolName),

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dspark.cli.counters import per_round
-from dspark.core.budget import ALL, OFF, Budget
+from dspark.core.budget import ALL, DISABLED, OFF, Budget
 from dspark.core.fleet import Fleet, LoadReport, Member, Pool
 
 
@@ -85,7 +85,7 @@ def _describe_budget(budget: Budget) -> dict[str, Any]:
 
 
 def _entry(entry: int) -> int | str:
-    return {ALL: "all", OFF: "off"}.get(entry, entry)
+    return {ALL: "all", OFF: "off", DISABLED: "disabled"}.get(entry, entry)
 
 
 def _totals(loads: Sequence[LoadReport]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from itertools import chain, zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from dspark.core.budget import ALL, NO_DRAFTS, OFF
+from dspark.core.budget import ALL, DISABLED, OFF
 from dspark.core.curve import Curve, curve_problem, steps_seconds
 from dspark.core.ids import SessionId
 
@@ -80,7 +80,7 @@ def admit(
 
     Args:
         drafts: This step's drafts.
-        entry: The budget's entry for this step: K >= 0, ALL, OFF or NO_DRAFTS; None: no usable
+        entry: The budget's entry for this step: K >= 0, ALL, OFF or DISABLED; None: no usable
             budget.
         curve: The replica's own curve, used where there is no budget.
         context_tokens: Mean context length of the step's sessions.
@@ -98,7 +98,7 @@ def admit(
         lengths = admit_causal(drafts, curve, context_tokens, plain_sessions)
         kept = sum(lengths.values())
         return Admission(lengths=lengths, reason=f"no budget: causal, {kept} of {drafted}")
-    if entry in (OFF, NO_DRAFTS):
+    if entry in (OFF, DISABLED):
         lengths = {draft.session: 0 for draft in drafts}
         return Admission(lengths=lengths, reason="the budget says off")
     if entry == ALL:

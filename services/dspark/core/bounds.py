@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dspark.core.budget import ALL, NO_DRAFTS, OFF, ContextBucket, verify_all
+from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket, verify_all
 from dspark.core.policy import Mode, Policy
 
 
 def bound_table(table: Sequence[ContextBucket], policy: Policy) -> tuple[ContextBucket, ...]:
-    """Return the table that is sent where ``table`` was planned and ``policy`` is in force."""
-    if policy.mode is Mode.AUTO:
+    """Return the table that is sent where ``table`` was planned and ``policy`` is in force.
+
+    Speculation that the planner switched off stays off: no policy brings it back.
+    """
+    if policy.mode is Mode.AUTO or table[0].draft_tokens[0] == DISABLED:
         return tuple(
             replace(
                 bucket,
@@ -25,11 +28,13 @@ def bound_entry(planned: int, policy: Policy) -> tuple[int, str]:
     """Return the entry under the policy, and what decides it: "plan", or the policy's field.
 
     Args:
-        planned: K >= 0, ALL or OFF as planned.
+        planned: K >= 0, ALL, OFF or DISABLED as planned.
         policy: In force.
     """
+    if planned == DISABLED:
+        return DISABLED, "plan"
     if policy.mode is Mode.OFF:
-        return NO_DRAFTS, "mode off"
+        return DISABLED, "mode off"
     if policy.mode is Mode.VERIFY_ALL:
         return ALL, "mode verify-all"
     if policy.mode is Mode.PINNED:
@@ -37,7 +42,7 @@ def bound_entry(planned: int, policy: Policy) -> tuple[int, str]:
         return policy.draft_tokens, "mode pinned"
     tokens = 0 if planned == OFF else planned
     if policy.cap == 0:
-        return NO_DRAFTS, "cap"  # not OFF, whose probes are verified
+        return DISABLED, "cap"  # not OFF, whose probes are verified
     if policy.cap is not None and (tokens == ALL or tokens > policy.cap):
         return policy.cap, "cap"
     if policy.floor is not None and tokens != ALL and tokens < policy.floor:

@@ -16,8 +16,8 @@ ALL = -1
 OFF = -2
 """Entry: do not draft at all (K = 0 would still pay for the drafter), but for a rare probe."""
 
-NO_DRAFTS = 0
-"""Entry: ask for no draft at all, without the probes that OFF still makes."""
+DISABLED = -3
+"""Entry: speculation is switched off, probes too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,7 @@ class ContextBucket:
     Attributes:
         max_context_tokens: Largest mean context covered; the last bucket covers all above too.
         draft_tokens: Entry i is for i + 1 sessions in the step, the last one also for more:
-            K >= 0 draft tokens in all, or ALL, or OFF.  0 asks for no draft, without the
-            probes that OFF makes.
+            K >= 0 draft tokens in all, or ALL, or OFF, or DISABLED.
     """
 
     max_context_tokens: int
@@ -38,8 +37,10 @@ class ContextBucket:
         if not self.draft_tokens:
             raise ValueError("a context bucket needs at least one entry")
         for entry in self.draft_tokens:
-            if entry < OFF:
-                raise ValueError(f"budget entry {entry} is none of K >= 0, ALL (-1), OFF (-2)")
+            if entry < DISABLED:
+                raise ValueError(
+                    f"budget entry {entry} is none of K >= 0, ALL (-1), OFF (-2), DISABLED (-3)"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Budget:
         return other is None or (self.term, self.epoch) > (other.term, other.epoch)
 
     def entry(self, *, sessions: int, mean_context_tokens: float) -> int:
-        """Return K, ALL or OFF for a step of ``sessions`` >= 1 at this mean context."""
+        """Return K, ALL, OFF or DISABLED for a step of ``sessions`` >= 1 at this mean context."""
         return lookup(self.buckets, sessions=sessions, mean_context_tokens=mean_context_tokens)
 
 
@@ -97,6 +98,6 @@ def verify_all(buckets: Sequence[int] = (2**31 - 1,)) -> tuple[ContextBucket, ..
     return tuple(ContextBucket(max_context_tokens=limit, draft_tokens=(ALL,)) for limit in buckets)
 
 
-def no_drafts() -> tuple[ContextBucket, ...]:
-    """Return the table that switches drafting off."""
-    return (ContextBucket(max_context_tokens=2**31 - 1, draft_tokens=(NO_DRAFTS,)),)
+def disabled() -> tuple[ContextBucket, ...]:
+    """Return the table that switches speculation off."""
+    return (ContextBucket(max_context_tokens=2**31 - 1, draft_tokens=(DISABLED,)),)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from dspark.core.bounds import bound_table
-from dspark.core.budget import Budget, ContextBucket, no_drafts, verify_all
+from dspark.core.budget import Budget, ContextBucket, disabled, verify_all
 from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.fleet import Member
 from dspark.core.ids import Epoch, PoolName, Term
@@ -149,7 +149,10 @@ def issue(
     problem = evidence.curve_problem()
     if previous is not None and policy.activation_sessions != previous.policy.activation_sessions:
         previous = replace(previous, planned=(), considered_s=-math.inf)  # other rules: a new plan
-    if previous is None or _due(previous, problem, settings, now_s):
+    switched = previous is not None and (evidence.stopped is not None) != (
+        previous.planned == disabled()
+    )
+    if previous is None or switched or _due(previous, problem, settings, now_s):
         planned, planned_reason = plan_table(
             evidence, settings, policy, previous=() if previous is None else previous.planned
         )
@@ -157,9 +160,7 @@ def issue(
     else:
         planned, planned_reason = previous.planned, previous.planned_reason
         considered_s = previous.considered_s
-    table, reason = bound_table(planned, policy), ""
-    if evidence.stopped is not None:  # whatever the policy says
-        table, reason = no_drafts(), f"speculation is off: {evidence.stopped}"
+    table = bound_table(planned, policy)
     if (
         previous is not None
         and table == previous.budget.buckets
@@ -177,7 +178,7 @@ def issue(
         ttl_s=settings.ttl_s,
         curve_version=key[1],
         buckets=table,
-        reason=reason or _reason(planned_reason, policy, changed=table != planned),
+        reason=_reason(planned_reason, policy, table, planned),
     )
     return Issued(
         budget=budget,
@@ -189,10 +190,17 @@ def issue(
     )
 
 
-def _reason(planned: str, policy: Policy, *, changed: bool) -> str:
+def _reason(
+    planned_reason: str,
+    policy: Policy,
+    table: Sequence[ContextBucket],
+    planned: Sequence[ContextBucket],
+) -> str:
+    if table == planned:
+        return planned_reason
     if policy.mode is not Mode.AUTO:
         return f"policy {policy}"
-    return f"{planned}; bounded by policy {policy}" if changed else planned
+    return f"{planned_reason}; bounded by policy {policy}"
 
 
 def rules_of(settings: PlanSettings, policy: Policy) -> Rules:
@@ -222,6 +230,8 @@ def plan_table(
         policy: Of the pool: its activation threshold is part of the plan.
         previous: The planned table in force, whose entries are kept unless a change pays.
     """
+    if evidence.stopped is not None:
+        return disabled(), f"speculation is off: {evidence.stopped}"
     problem = evidence.curve_problem()
     if problem is not None or evidence.curve is None:
         return verify_all(), f"verify all: the curve is {problem}"

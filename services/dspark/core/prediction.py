@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.bounds import bound_entry
-from dspark.core.budget import ALL, OFF, ContextBucket, lookup
+from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket, lookup
 from dspark.core.cohorts import Cohorts
 from dspark.core.issue import Evidence, Issued, rules_of
 from dspark.core.policy import PlanSettings
@@ -85,7 +85,7 @@ def predict(
     if now is None or evidence.acceptance is None:
         return None
     entry = lookup(table, sessions=now.step.sessions, mean_context_tokens=context_tokens)
-    if entry in {OFF, 0}:
+    if entry in {OFF, DISABLED, 0}:
         return Prediction(
             sessions=sessions, entry=entry, tokens_per_s=now.whole.off, accepted_length=1.0
         )
@@ -127,6 +127,8 @@ def explain(evidence: Evidence, issued: Issued, settings: PlanSettings) -> Why:
 def _planned_because(
     evidence: Evidence, issued: Issued, settings: PlanSettings, planned: int, now: "_Load | None"
 ) -> str:
+    if evidence.stopped is not None:
+        return f"speculation is switched off: {evidence.stopped}"
     problem = evidence.curve_problem()
     if problem is not None:
         return f"curve: {problem}"
@@ -177,12 +179,12 @@ class _Load:
 def _load_now(
     evidence: Evidence, settings: PlanSettings, *, sessions: int, context_tokens: float
 ) -> _Load | None:
-    acceptance, curve = evidence.acceptance, evidence.curve
-    if curve is None or evidence.curve_problem() is not None:
+    acceptance = evidence.acceptance
+    if evidence.curve is None or evidence.curve_problem() is not None:
         return None
     if acceptance is None or acceptance.num_vectors == 0:
         return None
-    draft = evidence.draft_cost()
+    curve, draft = evidence.refined_curve(), evidence.draft_cost()
     whole = theta(acceptance, curve, draft, sessions=sessions, context_tokens=context_tokens)
     if settings.max_cohorts == 1 or sessions < 2:
         return _Load(step=whole, cohorts=1, whole=whole)

@@ -33,7 +33,7 @@ BUILD_INFO = Info("dspark_build", "Version and role of this process", registry=R
 # Budgets
 BUDGET_TOKENS = _gauge(
     "dspark_verification_budget_tokens",
-    "Draft tokens a step may verify at the present load (-1 all, -2 off)",
+    "Draft tokens a step may verify at the present load (-1 all, -2 off, -3 disabled)",
     "pool")  # fmt: skip
 BUDGET_EPOCH = _gauge("dspark_verification_budget_epoch", "Epoch of the budget in use", "pool")
 BUDGET_PUBLISH = _counter("dspark_budget_publish_total", "Budgets broadcast", "outcome")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dspark.core.budget import NO_DRAFTS, OFF
+from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock
 from dspark.core.ids import SessionId
@@ -28,7 +28,7 @@ class BudgetSource(Protocol):
     """Where the budget is read, once a step."""
 
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
-        """Return K, ALL, OFF or NO_DRAFTS; None when there is no usable budget."""
+        """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
 
 
 class Rounds:
@@ -143,7 +143,7 @@ class Rounds:
 
     def _disabled(self, entry: int | None) -> bool:
         """Whether speculation is switched off, here or for the pool: not even a probe is made."""
-        return entry == NO_DRAFTS or (self._guard is not None and self._guard.tripped)
+        return entry == DISABLED or (self._guard is not None and self._guard.tripped)
 
     def _judge(
         self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums

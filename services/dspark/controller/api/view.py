@@ -23,7 +23,7 @@ from dspark.controller.api.answers import (
 from dspark.controller.api.asks import PolicyShape
 from dspark.controller.loop import Controller
 from dspark.core.bounds import bound_table
-from dspark.core.budget import ALL, OFF, ContextBucket
+from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket
 from dspark.core.changes import Change, policy_of
 from dspark.core.curve import curve_problem
 from dspark.core.fleet import LoadReport, Member, ReplicaState, Role
@@ -147,7 +147,7 @@ def buckets(table: Sequence[ContextBucket]) -> list[BucketShape]:
 
 def entry_shape(entry: int) -> Entry:
     """Return an entry for people."""
-    return "all" if entry == ALL else "off" if entry in {OFF, 0} else entry
+    return "all" if entry == ALL else "off" if entry in {OFF, DISABLED} else entry
 
 
 def _pool(

@@ -530,8 +530,8 @@ class Budget(_message.Message):
         @_builtins.property
         def draft_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """Entry i is for i + 1 sessions; the last one also for more.
-            In draft_tokens: -1 is "all", -2 is "off" (do not draft, but for a few
-            rounds that measure acceptance), 0 asks for no draft at all.
+            In draft_tokens: -1 is "all", -2 is "off" (do not draft, but for a rare
+            probe), -3 is "disabled" (no probe either).
             """
 
         def __init__(
