@@ -53,7 +53,7 @@ e2e: $(STAMP) ## Whole-system tests: real processes, a real model (a few minutes
 	$(BIN)/pytest e2e
 
 test-lossless: $(STAMP) ## Prove that drafting changes no output, in one table (minutes)
-	OMP_NUM_THREADS=1 $(PY) -m tests.lossless.report -n 2
+	OMP_NUM_THREADS=1 $(PY) -m tests.lossless.report -n 2 --dist loadgroup
 
 check: $(STAMP) ## Lint, types, layers, protocols
 	$(BIN)/ruff check .
