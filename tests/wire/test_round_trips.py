@@ -154,6 +154,7 @@ reports = st.builds(
     step_s=amount,
     survivals=survivals,
     budget_epoch=st.none() | st.integers(1, 2**64 - 1).map(Epoch),
+    budget_term=st.none() | st.integers(1, 2**64 - 1).map(Term),
     draft_outcomes=st.dictionaries(text, u64, max_size=3),
     wire_bytes=st.dictionaries(text, u64, max_size=3),
     prompt_tokens=u64,
