@@ -69,7 +69,7 @@ class Fleet:
         wrong: str | None = None,
         **settings: object,
     ) -> None:
-        """Start a process and wait until it serves."""
+        """Start a process and wait until it serves and, for a replica, the fleet lists it."""
         chosen: dict[str, object] = {}
         if role == "controller":
             chosen = {**CONTROLLER, "port": self._port}
@@ -91,14 +91,22 @@ class Fleet:
             process.kill()
             raise
         self._processes[process.name] = process
+        if role != "controller":
+            await self.until(lambda: self._lists(process.pid), f"{process.name} is listed")
 
     def kill(self, name: str) -> None:
         """Lose a process as a crash would."""
         self._processes.pop(name).kill()
 
     async def down(self, name: str) -> None:
-        """End a process in order."""
-        await self._processes.pop(name).stop()
+        """End a process in order, and wait until the fleet lists it no more."""
+        process = self._processes.pop(name)
+        await process.stop()
+
+        async def gone() -> bool:
+            return not await self._lists(process.pid)
+
+        await self.until(gone, f"{name} is gone")
 
     @property
     def num_pids(self) -> int:
@@ -116,13 +124,8 @@ class Fleet:
         except TimeoutError:
             raise AssertionError(f"not within a minute: {what}") from None
 
-    async def until_listed(self, *names: str) -> None:
-        """Wait until the fleet has exactly these replicas."""
-
-        async def listed() -> bool:
-            return {member.replica.name for member in self.members()} == set(names)
-
-        await self.until(listed, f"the fleet is {names}")
+    async def _lists(self, pid: int | None) -> bool:
+        return any(member.replica.pid == pid for member in self.members())
 
     async def until_drafted(self, probe: Generation) -> None:
         """Wait until a generation is drafted for."""
@@ -170,7 +173,7 @@ class Fleet:
         await self._verifiers.close()
         # The controller last: replicas leave the fleet in order.
         for name in sorted(self._processes, key=lambda name: name == "controller"):
-            await self.down(name)
+            await self._processes.pop(name).stop()
 
 
 @asynccontextmanager

@@ -78,7 +78,6 @@ async def up_verifier(it: Fleet, *, wrong: str | None = None) -> None:
 
 
 async def warm(it: Fleet) -> None:
-    await it.until_listed("prefill-1", "verifier-1", "drafter-1")
     await it.until_drafted(COLD.asks(COUPLED, 0, 1)[0])
     await it.generate(HOT.asks(COUPLED, 10_000, 100), together=16)
 
