@@ -65,7 +65,7 @@ e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where ther
 	else echo "e2e-k8s: skipped: no control plane in $(KUBE_BIN) (or set DSPARK_KUBE_BIN), or no etcd"; fi
 
 test-lossless: $(STAMP) ## Prove that drafting changes no output, in one table (minutes)
-	OMP_NUM_THREADS=1 $(PY) -m tests.lossless.report -n 2
+	OMP_NUM_THREADS=1 $(PY) -m tests.lossless.report -n 2 --dist loadgroup
 
 check: $(STAMP) ## Lint, types, layers, protocols
 	$(BIN)/ruff check .

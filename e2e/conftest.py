@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.lossless.conftest import table as table  # a fixture of these tests, too
 
 from dspark.cli.stack.sweep import marked_processes
 from e2e.stack import ROOT, Stack

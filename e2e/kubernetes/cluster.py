@@ -1,5 +1,6 @@
 """The cluster that the stories are told on: installed with Helm, entered, and asked."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,16 @@ from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import NotFoundError
 
 from e2e.kubernetes.control_plane import ADMIN_TOKEN, OPERATOR_TOKEN, ControlPlane
-from e2e.kubernetes.fakes import UNFIT_CLAIM, Gateways, Kubelet, KubeRay, Loop, Volumes, add_node
+from e2e.kubernetes.fakes import (
+    UNFIT_CLAIM,
+    Gateways,
+    Kubelet,
+    KubeRay,
+    Loop,
+    Volumes,
+    add_node,
+    listed,
+)
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/dspark"
@@ -59,8 +69,12 @@ class Cluster:
             loop.stop()
         self.gateways.stop()
 
-    def start_operator(self) -> subprocess.Popen[bytes]:
-        """Start an operator with the rights of the chart and no others."""
+    def start_operator(self, *, period_s: float = 2) -> subprocess.Popen[bytes]:
+        """Start an operator with the rights of the chart and no others.
+
+        Args:
+            period_s: How often it looks at each service; quicker than the default, for the stories.
+        """
         environment = {
             **os.environ,
             "KUBECONFIG": str(self._plane.kubeconfig(OPERATOR_TOKEN)),
@@ -71,7 +85,7 @@ class Cluster:
             sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
             "--lease-namespace", OPERATORS, "--engine-image", "dspark-engine:1.0.0",
             "--server-image", "dspark-server:1.0.0", "--health-port", "0",
-            "--period-s", "2", "--gateway-url", self.gateways.url,
+            "--period-s", str(period_s), "--gateway-url", self.gateways.url,
         ]  # fmt: skip
         with (self._folder / f"operator-{len(self._operators)}.log").open("wb") as log:
             process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -119,9 +133,10 @@ class Cluster:
         """Return an object, or None."""
         resource = self.admin.resources.get(api_version=api_version, kind=kind)
         try:
-            found: Document = resource.get(name=name, namespace=NAMESPACE).to_dict()
+            answer = resource.get(name=name, namespace=NAMESPACE, serialize=False)
         except NotFoundError:
             return None
+        found: Document = json.loads(answer.data)
         return found
 
     def the(self, api_version: str, kind: str, name: str) -> Document:
@@ -133,9 +148,7 @@ class Cluster:
     def every(self, api_version: str, kind: str, selector: str = "") -> list[Document]:
         """Return the objects of a kind."""
         resource = self.admin.resources.get(api_version=api_version, kind=kind)
-        answer = resource.get(namespace=NAMESPACE, label_selector=selector)
-        found: list[Document] = answer.to_dict()["items"]
-        return found
+        return listed(resource, namespace=NAMESPACE, label_selector=selector)
 
     def children(self, api_version: str, kind: str, name: str) -> list[Document]:
         """Return the objects of a kind that belong to a service."""

@@ -26,6 +26,12 @@ UNFIT_CLAIM = "unfit"
 """A drafter on this claim belongs to no target."""
 
 
+def listed(resource: Any, **chosen: Any) -> list[Document]:
+    """Objects of a kind as plain documents: quicker than the client's own wrapping."""
+    found: list[Document] = json.loads(resource.get(serialize=False, **chosen).data)["items"]
+    return found
+
+
 class Loop:
     """Calls something again and again until told to stop."""
 
@@ -70,8 +76,8 @@ class Volumes:
         self._volumes = client.resources.get(api_version="v1", kind="PersistentVolume")
 
     def step(self) -> None:
-        made = {volume.metadata.name for volume in self._volumes.get().items}
-        for claim in self._claims.get().to_dict()["items"]:
+        made = {volume["metadata"]["name"] for volume in listed(self._volumes)}
+        for claim in listed(self._claims):
             given = claim["metadata"]
             if given["uid"] in made:
                 continue
@@ -99,7 +105,7 @@ class Kubelet:
         """Most GPUs that the pods of a service held at any time."""
 
     def step(self) -> None:
-        pods = self._pods.get().to_dict()["items"]
+        pods = listed(self._pods)
         self._count(pods)
         for pod in pods:
             if not pod["spec"].get("nodeName"):
@@ -180,8 +186,8 @@ class KubeRay:
         self._share: dict[str, int] = {}
 
     def step(self) -> None:
-        pods = self._pods.get(label_selector="ray.io/cluster").to_dict()["items"]
-        for service in self._services.get().to_dict()["items"]:
+        pods = listed(self._pods, label_selector="ray.io/cluster")
+        for service in listed(self._services):
             if service["metadata"].get("deletionTimestamp"):
                 continue
             try:
@@ -223,11 +229,12 @@ class KubeRay:
 
     def _cluster(self, service: Document, name: str) -> Document | None:
         try:
-            found: Document = self._clusters.get(
-                name=name, namespace=service["metadata"]["namespace"]
-            ).to_dict()
+            answer = self._clusters.get(
+                name=name, namespace=service["metadata"]["namespace"], serialize=False
+            )
         except NotFoundError:
             return None
+        found: Document = json.loads(answer.data)
         return found
 
     def _make(self, service: Document, *, share: int) -> str:

@@ -8,6 +8,9 @@ import pytest
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ForbiddenError
 
+from dspark_operator.prerequisites import findings
+from dspark_operator.spec.parse import parse_service
+from dspark_operator.survey import survey
 from e2e.kubernetes.cluster import API, CHART, NAMESPACE, OPERATORS, Cluster
 from e2e.kubernetes.control_plane import OPERATOR_TOKEN
 from e2e.kubernetes.specs import group, pair, plain
@@ -76,6 +79,8 @@ def test_a_kind_of_node_that_is_not_there_is_told_and_the_others_serve(cluster: 
 
 
 def test_fifty_services_become_ready_rest_and_go(cluster: Cluster) -> None:
+    cluster.kill_operators()
+    cluster.start_operator(period_s=15)  # as it is by default
     names = [f"s{number:02d}" for number in range(50)]
     for name in names:
         cluster.apply(name, plain())
@@ -92,15 +97,17 @@ def test_fifty_services_become_ready_rest_and_go(cluster: Cluster) -> None:
                 found.append(item["metadata"]["resourceVersion"])
         return found
 
-    time.sleep(3)
+    time.sleep(15)
     before = versions()
-    time.sleep(8)
+    time.sleep(20)
     assert versions() == before, "a settled service is written again"
     for name in names:
         cluster.delete(name)
     for name in names:
         cluster.wait_gone(name, patience_s=400)
     assert cluster.every("ray.io/v1", "RayService") == []
+    cluster.kill_operators()
+    cluster.start_operator()
 
 
 FORBIDDEN: dict[str, Callable[[DynamicClient], object]] = {
@@ -134,6 +141,31 @@ FORBIDDEN: dict[str, Callable[[DynamicClient], object]] = {
 def test_the_operator_may_not(cluster: Cluster, what: str) -> None:
     with pytest.raises(ForbiddenError):
         FORBIDDEN[what](cluster.client(OPERATOR_TOKEN))
+
+
+def test_the_check_of_a_cluster_says_what_is_there_and_what_may_not_be_seen(
+    cluster: Cluster,
+) -> None:
+    metadata = {"name": "llm", "namespace": NAMESPACE, "uid": "u"}
+    service = parse_service({"metadata": metadata, "spec": pair()})
+
+    def said(client: DynamicClient) -> dict[str, list[str]]:
+        told: dict[str, list[str]] = {"ok": [], "warning": [], "missing": []}
+        for finding in findings(survey(client, NAMESPACE), service):
+            told[finding.level].append(finding.message)
+        return told
+
+    all_seen = said(cluster.admin)
+    assert all_seen["missing"] == [
+        "no default storage class for the controller's volume: name one in "
+        "controller.store.embedded.storageClassName, or set persistent to false there"
+    ]
+    assert "ray.io/v1/RayService is served" in all_seen["ok"]
+    assert "group verifier-big: 1 nodes can take its pods" in all_seen["ok"]
+    assert all_seen["warning"][0].startswith("Kubernetes 1.20: meant for 1.28")
+    half_seen = said(cluster.client(OPERATOR_TOKEN))
+    assert half_seen["missing"] == []
+    assert "group verifier-big: no right to look at nodes" in half_seen["warning"]
 
 
 def test_a_policy_is_told_that_it_is_not_applied(cluster: Cluster) -> None:

@@ -217,6 +217,8 @@ def _report(
             continue
         if kind != "Ready" and text(condition, "status") != "True":
             continue
+        if kind == "Ready" and text(condition, "reason") == "Creating":
+            continue  # Nobody expected a new service to be ready.
         good = (kind == "Stalled") != (text(condition, "status") == "True")
         hands.tell(
             body,

@@ -1,4 +1,9 @@
-"""Looking at the cluster: every read of the API server, and no write."""
+"""Looking at the cluster: every read of the API server, and no write.
+
+Answers are parsed as they come: the client's own wrapping costs twice the time of all the rest.
+"""
+
+import json
 
 from kubernetes.client import VersionApi
 from kubernetes.dynamic import DynamicClient
@@ -52,9 +57,10 @@ class Eyes:
         """Return one object, or None where it, or its whole kind, does not exist."""
         try:
             resource = self._client.resources.get(api_version=api_version, kind=kind)
-            found: Object = resource.get(name=name, namespace=namespace).to_dict()
+            answer = resource.get(name=name, namespace=namespace, serialize=False)
         except (NotFoundError, ResourceNotFoundError):
             return None
+        found: Object = json.loads(answer.data)
         return found
 
     def serves_ray(self) -> bool:
@@ -80,8 +86,9 @@ class Eyes:
         answer = resource.get(
             namespace=service.namespace,
             label_selector=f"{names.SERVICE_LABEL}={service.name}",
+            serialize=False,
         )
-        return items(answer.to_dict(), "items")
+        return items(json.loads(answer.data), "items")
 
     def pods(self, service: Service) -> list[Object]:
         """Return the service's pods."""

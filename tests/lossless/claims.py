@@ -47,6 +47,9 @@ _SAMPLING = "tests/kernels/test_sampling.py"
 _ENGINE = "tests/verifier/test_engine.py"
 _SYSTEM = "tests/system/test_processes.py"
 _TARGET = "tests/model/test_target.py"
+_SHIPPED = HERE + "test_shipped_pair.py"
+_PROCESS_LAW = "e2e/test_law.py"
+_PROCESS_BYTES = "e2e/test_bytes.py"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -213,6 +216,18 @@ CLAIMS: tuple[Claim, ...] = (
         controls=_in(_COUPLED, "test_control_a_target_that_commits_something_else"),
     ),
     Claim(
+        text="Sequences through real processes have the target's joint law",
+        tests=_in(
+            _PROCESS_LAW,
+            "test_sequences_through_real_processes_have_the_target_s_joint_law",
+        ),
+        controls=_in(
+            _PROCESS_LAW,
+            "test_control_a_drafter_process_that_ships_a_cut_copy_is_caught",
+            "test_control_a_verifier_process_that_believes_drafts_is_caught",
+        ),
+    ),
+    Claim(
         text="Coupled drafts are accepted as often as theory says",
         tests=_in(
             _COUPLED,
@@ -265,6 +280,11 @@ CLAIMS: tuple[Claim, ...] = (
         ),
     ),
     Claim(
+        text="The same greedy tokens on 200 prompts with the shipped pair",
+        tests=_in(_SHIPPED, "test_greedy_outputs_of_200_prompts_are_those_of_plain_decoding"),
+        controls=_in(_BYTES, "test_control_a_target_that_looks_at_the_batch_or_the_drafts_is_seen"),
+    ),
+    Claim(
         text="The same tokens when a drafter is killed or a stream moves",
         tests=_in(
             _BYTES,
@@ -285,6 +305,19 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         controls=(),
         statistic="exact: equal",
+    ),
+    Claim(
+        text="The same tokens through real processes, whatever drafts or is killed",
+        tests=_in(
+            _PROCESS_BYTES,
+            "test_streams_through_real_processes_are_those_of_plain_decoding",
+            "test_they_are_when_the_budget_changes_mid_stream",
+            "test_they_are_when_the_drafter_is_killed_mid_stream",
+            "test_they_are_when_the_verifier_is_killed_and_another_one_goes_on",
+        ),
+        controls=_in(
+            _PROCESS_BYTES, "test_control_a_verifier_process_that_believes_drafts_is_seen"
+        ),
     ),
     Claim(
         text="The engine commits the one true continuation (integer fakes)",

@@ -53,8 +53,8 @@ class Collector:
 
 
 def owner_of(node_id: str) -> str:
-    """The test function (or class) that a case belongs to."""
-    return "::".join(node_id.split("[")[0].split("::")[:2])
+    """The test function (or class) that a case belongs to; xdist adds "@group" to a node id."""
+    return "::".join(node_id.split("[")[0].split("@")[0].split("::")[:2])
 
 
 def row_of(claim: Claim, outcomes: Mapping[str, Outcome]) -> Row:

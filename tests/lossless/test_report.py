@@ -9,7 +9,7 @@ A_CLAIM = Claim(text="it holds", tests=("a.py::test_it",), controls=("a.py::test
 GOOD = {
     "a.py::test_it[1]": Outcome(evidence=[(10, "chi-square 3", 0.4)]),
     "a.py::test_it[2]": Outcome(evidence=[(20, "chi-square 9", 0.1)]),
-    "a.py::test_control": Outcome(),
+    "a.py::test_control@group": Outcome(),
 }
 
 
@@ -21,7 +21,7 @@ def test_a_row_adds_up_its_cases_and_shows_the_worst() -> None:
 
 
 def test_a_claim_without_a_failing_control_is_not_sound() -> None:
-    row = row_of(A_CLAIM, GOOD | {"a.py::test_control": Outcome(passed=False)})
+    row = row_of(A_CLAIM, GOOD | {"a.py::test_control@group": Outcome(passed=False)})
     assert (row.verdict, row.control, row.sound) == ("holds", "NOT CAUGHT", False)
 
 

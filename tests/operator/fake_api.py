@@ -17,8 +17,9 @@ class _Answer:
     def __init__(self, document: Document) -> None:
         self._document = document
 
-    def to_dict(self) -> Document:
-        return copy.deepcopy(self._document)
+    @property
+    def data(self) -> str:
+        return json.dumps(self._document)
 
 
 def _failure(status: int, message: str) -> ApiException:
@@ -35,7 +36,10 @@ class FakeResource:
     api_version: str
     kind: str
 
-    def get(self, *, namespace: str, name: str | None = None, label_selector: str = "") -> _Answer:
+    def get(
+        self, *, namespace: str, name: str | None = None, label_selector: str = "", serialize: bool
+    ) -> _Answer:
+        assert not serialize
         if name is not None:
             key = (self.api_version, self.kind, namespace, name)
             if key not in self.api.objects:

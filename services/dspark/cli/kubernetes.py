@@ -66,7 +66,12 @@ def check(
 
 def _report(service: "Service | None", context: str | None, namespace: str) -> bool:
     """Print the findings of one service, or of the cluster alone; say whether one is missing."""
-    from kubernetes import config
+    try:
+        from kubernetes import config
+    except ImportError:
+        raise ValueError(
+            "the Kubernetes client is not installed: pip install 'dspark-serve[operator]'"
+        ) from None
     from kubernetes.client import ApiException
     from kubernetes.dynamic import DynamicClient
     from urllib3.exceptions import HTTPError

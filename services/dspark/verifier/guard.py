@@ -191,7 +191,12 @@ class Guard:
         candidate = self._queue[0]
         assert candidate.over, "a session is open, so the verifier is not idle"
         if self._plain is None:
-            self._plain = self._begin(candidate)
+            try:
+                self._plain = self._begin(candidate)
+            except ValueError as error:  # its rules forbid what was committed
+                self._close("mismatch")
+                self._accuse(candidate, str(error), proven=True)
+                return
             if self._plain is None:
                 return
         plain = self._plain
@@ -222,26 +227,28 @@ class Guard:
                 return
         plain.tokens.append(candidate.tokens[position])
         if plain.processor is not None:
-            plain.processor.commit(plain.tokens[position:])
+            plain.processor.commit((candidate.tokens[position],))
         candidate.checked = position + 1
         if candidate.checked == len(candidate.tokens):
             self._close("drift" if self._drifted else "passed")
 
     def _begin(self, candidate: _Candidate) -> VerifierSession | None:
+        right = tuple(candidate.tokens[len(candidate.generation.prompt) : candidate.checked])
+        generation = replace(
+            candidate.generation, committed=right, speculate=False, top_logprobs=None
+        )
+        processor = self._target.processor(generation) if generation.wants_processor else None
         table = self._pages.reserve(len(candidate.tokens))
         if table is None:
             return None
-        generation = candidate.generation
-        right = tuple(candidate.tokens[len(generation.prompt) : candidate.checked])
-        plain = replace(generation, committed=right, speculate=False)
         return VerifierSession(
             id=SessionId(0),
-            generation=plain,
+            generation=generation,
             sink=_Nobody(),
             tokens=candidate.tokens[: candidate.checked],
             stats=GenerationStats(block_size=1),
             arrived_s=0.0,
-            processor=self._target.processor(plain) if plain.wants_processor else None,
+            processor=processor,
             table=table,
             local=True,
         )

@@ -68,7 +68,7 @@ def _batch(context: int, count: int, per_session: int, page_tokens: int) -> list
     pages_each = -(-(context + per_session) // page_tokens)
     return [
         Segment(
-            tokens=tuple(range(1, per_session + 1)),
+            tokens=(0,) * per_session,  # in every vocabulary; the cost is the same
             start=context,
             pages=tuple(range(index * pages_each, (index + 1) * pages_each)),
             choose=per_session,
