@@ -85,7 +85,7 @@ def test_fifty_services_become_ready_rest_and_go(cluster: Cluster) -> None:
     for name in names:
         cluster.apply(name, plain())
     for name in names:
-        cluster.wait_condition(name, "Ready", "True", patience_s=400)
+        cluster.wait_condition(name, "Ready", "True", patience_s=900)
     for name in names:
         cluster.wait_condition(name, "Reconciling", "False", "UpToDate", patience_s=120)
 
@@ -104,7 +104,7 @@ def test_fifty_services_become_ready_rest_and_go(cluster: Cluster) -> None:
     for name in names:
         cluster.delete(name)
     for name in names:
-        cluster.wait_gone(name, patience_s=400)
+        cluster.wait_gone(name, patience_s=900)
     assert cluster.every("ray.io/v1", "RayService") == []
     cluster.kill_operators()
     cluster.start_operator()
