@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
         lambda s: s.update(
             controller={"store": {"type": "Redis", "redis": {"address": "redis:6379"}}}
         ),
-        "spec.controller.store.type: this version's controller keeps its state",
+        "spec.controller.store.type: this version of the operator runs one controller",
     ),
     "an upgrade without a surge": (
         lambda s: s.update(updateStrategy={"type": "NewClusterWithIncrementalUpgrade"}),
