@@ -26,6 +26,9 @@ from dspark.verifier.rounds import BudgetSource
 from dspark.verifier.target_port import Target
 from tests.verifier.harness import Collected
 
+_STUCK_S = 300.0
+"""Longer than a whole case takes on a busy machine: only an engine that hangs is so slow."""
+
 
 class ChangingBudget:
     """Another entry at every look: a budget table under a load that never rests."""
@@ -116,7 +119,9 @@ class Engines:
     def generate(self, generations: Sequence[Generation]) -> list[Collected]:
         """Run them all to their end, together."""
         sinks = [self.submit(generation) for generation in generations]
-        return [sink.wait() for sink in sinks]
+        for sink in sinks:
+            assert sink.done.wait(_STUCK_S), f"stuck after {len(sink.tokens)} tokens"
+        return sinks
 
     def __enter__(self) -> "Engines":
         self.engine.start()

@@ -16,9 +16,10 @@ _WIDTH = 168  # where the output is no terminal
 
 @dataclass(slots=True)
 class Outcome:
-    """One case of one test."""
+    """One case of one test; a case that was cut off before its end never ``ran``."""
 
     passed: bool = True
+    ran: bool = True
     evidence: list[tuple[int, str, float | None]] = field(default_factory=list)
 
 
@@ -42,9 +43,10 @@ class Collector:
         self.outcomes: dict[str, Outcome] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        outcome = self.outcomes.setdefault(report.nodeid, Outcome())
+        outcome = self.outcomes.setdefault(report.nodeid, Outcome(ran=False))
         outcome.passed = outcome.passed and report.passed
         if report.when == "call":
+            outcome.ran = True
             outcome.evidence += [
                 tuple(value)  # type: ignore[misc]
                 for name, value in report.user_properties
@@ -135,7 +137,7 @@ def _cases(tests: Sequence[str], outcomes: Mapping[str, Outcome]) -> dict[str, O
 
 def _all_passed(tests: Sequence[str], cases: Mapping[str, Outcome]) -> bool:
     ran = {owner_of(node_id) for node_id in cases}
-    return ran == set(tests) and all(case.passed for case in cases.values())
+    return ran == set(tests) and all(case.ran and case.passed for case in cases.values())
 
 
 def _number(evidence: Sequence[tuple[int, str, float | None]], num_cases: int) -> str:

@@ -31,6 +31,10 @@ def test_what_did_not_run_did_not_pass(missing: str) -> None:
     assert not row_of(A_CLAIM, left).sound
 
 
+def test_a_case_that_was_cut_off_did_not_pass() -> None:
+    assert not row_of(A_CLAIM, GOOD | {"a.py::test_it[1]": Outcome(ran=False)}).sound
+
+
 def test_every_claim_names_tests_that_exist() -> None:
     for claim in CLAIMS:
         for test in (*claim.tests, *claim.controls):
