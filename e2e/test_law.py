@@ -123,8 +123,8 @@ async def test_control_a_drafter_process_that_ships_a_cut_copy_is_caught(
     await it.up("drafter", wrong="cuts the shipped copy")
     try:
         await warm(it)
-        outputs = await it.generate(HOT.asks(REJECTION, 1 << 40, MANY), together=32)
-        table.fails(HOT.evidence(it, outputs))
+        outputs = await it.generate(COLD.asks(REJECTION, 1 << 40, MANY), together=32)
+        table.fails(COLD.evidence(it, outputs))
     finally:
         await it.down("drafter-1")
         await it.up("drafter")
@@ -138,8 +138,8 @@ async def test_control_a_verifier_process_that_believes_drafts_is_caught(
     await up_verifier(it, wrong="believes drafts")
     try:
         await warm(it)
-        outputs = await it.generate(HOT.asks(COUPLED, 1 << 41, MANY), together=32)
-        table.fails(HOT.evidence(it, outputs))
+        outputs = await it.generate(COLD.asks(COUPLED, 1 << 41, MANY), together=32)
+        table.fails(COLD.evidence(it, outputs))
     finally:
         await it.down("verifier-1")
         await up_verifier(it)
