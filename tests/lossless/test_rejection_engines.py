@@ -181,8 +181,12 @@ def test_greedy_and_coupled_outputs_know_nothing_of_the_mode(
         )
         for seed in range(20)
     ]
-    sinks = run(system(ToyTarget(pair, PAGES), 3), {"d": ToyDrafter(pair, 3)}, asked)
-    assert any(sink.stats.verified_draft_tokens for sink in sinks if sink.stats)
+    for _ in range(5):  # a busy machine may end sessions so short before a drafter is seeded
+        sinks = run(system(ToyTarget(pair, PAGES), 3), {"d": ToyDrafter(pair, 3)}, asked)
+        drafted = any(sink.stats.verified_draft_tokens for sink in sinks if sink.stats)
+        if drafted:
+            break
+    assert drafted
     for sink, generation in zip(sinks, asked, strict=True):
         tokens = [0]
         for position in range(1, 1 + pair.max_new_tokens):
