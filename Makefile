@@ -54,9 +54,10 @@ serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
 test: unit e2e ## Unit tests, then the whole-system tests
 
 unit: $(STAMP) $(HELM) ## Unit tests (about a minute)
-	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest tests -n 2
+	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest tests -n 2 --ignore tests/lossless --ignore tests/system
 
-e2e: $(STAMP) ## Whole-system tests: real processes, a real model (a few minutes)
+e2e: $(STAMP) ## Whole-system tests: the engines together, real processes, a real model (a few minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/lossless tests/system -n 2
 	$(BIN)/pytest e2e
 
 e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where there is one (minutes)

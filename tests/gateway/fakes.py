@@ -104,7 +104,7 @@ class FakeVerifier(verify_pb2_grpc.VerifyServiceServicer):
                 position += len(chunk)
                 sent += len(chunk)
             yield verify_pb2.GenerateResponse(finish_reason=finish, stats=STATS)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # in a wait, or while a message is sent
             self.cancelled.set()
             raise
 

@@ -276,7 +276,14 @@ def test_an_old_cluster_gets_what_it_knows() -> None:
     assert not {"PodDisruptionBudget", "PodMonitor"} & {child["kind"] for child in taken}
 
 
-@pytest.mark.parametrize("version", ["1.28", pytest.param("1.32", marks=pytest.mark.long), "1.37"])
+@pytest.mark.parametrize(
+    "version",
+    [
+        pytest.param("1.28", marks=pytest.mark.long),
+        pytest.param("1.32", marks=pytest.mark.long),
+        "1.37",
+    ],
+)
 def test_kubernetes_accepts_every_child(version: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
