@@ -51,13 +51,18 @@ demo: $(STAMP) ## Start the stack, compare with and without speculation, serve u
 serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
 	@$(BIN)/dspark up --config configs/demo.yaml
 
+# Tests of tests/ in which engines or processes work together: no unit tests.
+TOGETHER := tests/lossless tests/system tests/local tests/training tests/kernels/test_rejection_step.py \
+  tests/controller/test_controller_process.py tests/controller/test_takeover.py tests/gateway/test_server.py \
+  tests/model/test_speculation.py tests/operator/test_docker.py tests/operator/test_manifests.py
+
 test: unit e2e ## Unit tests, then the whole-system tests
 
 unit: $(STAMP) $(HELM) ## Unit tests (about a minute)
-	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest tests -n 2 --ignore tests/lossless --ignore tests/system
+	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest tests -n 2 $(addprefix --ignore=,$(TOGETHER))
 
-e2e: $(STAMP) ## Whole-system tests: the engines together, real processes, a real model (a few minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/lossless tests/system -n 2
+e2e: $(STAMP) $(HELM) ## Whole-system tests: the engines together, real processes, a real model (a few minutes)
+	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest $(TOGETHER) -n 2
 	$(BIN)/pytest e2e
 
 e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where there is one (minutes)
