@@ -137,11 +137,20 @@ def _measure(system: SystemSettings) -> "Curve":
     """Load the target as a verifier would, and profile it."""
     from dspark.model.pair import load_target
     from dspark.model.ragged_target import RaggedTarget
-    from dspark.model.serving import curve_version, set_threads
-    from dspark.verifier.profile import profile as measure
+    from dspark.model.serving import set_threads
+    from dspark.paced.load import load_paced_target, profiled_on_paper
+    from dspark.verifier.profile import profile_served
 
     pool = system.pools.verifier
     model, settings = system.model_of(pool), pool.settings
+    if model.paced is not None:
+        paced_identity, paced = load_paced_target(model)
+        return profiled_on_paper(
+            paced,
+            lambda clock: profile_served(
+                paced, model, settings, digest=paced_identity.target_digest, clock=clock
+            ),
+        )
     set_threads(model)
     identity, runner = load_target(
         model.target,
@@ -154,15 +163,11 @@ def _measure(system: SystemSettings) -> "Curve":
     )
     console = Console(stderr=True)
     with console.status("profiling") as status:
-        return measure(
+        return profile_served(
             RaggedTarget(runner),
-            num_pages=settings.num_pages,
-            page_tokens=model.page_tokens,
-            max_sessions=settings.max_sessions,
-            max_batch_tokens=settings.max_batch_tokens,
-            version=curve_version(model, identity.target_digest),
-            device=model.device,
+            model,
+            settings,
+            digest=identity.target_digest,
             clock=time.perf_counter,
-            repeats=settings.profile_repeats,
             progress=lambda done, total: status.update(f"profiling: {done} of {total} sizes"),
         )

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Coroutine, Iterator
 
 import uvicorn
-from prometheus_client import start_http_server
 
 from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
@@ -23,6 +22,7 @@ from dspark.controller.store import Store, StoreLost
 from dspark.rpc.http import HttpServer, bind
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
+from dspark.telemetry.endpoint import serve_metrics
 from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 
 log = logging.getLogger(__name__)
@@ -149,15 +149,8 @@ def _http_server(api: ControlApi) -> HttpServer:
 @contextlib.contextmanager
 def _metrics_endpoint(settings: ControllerSettings) -> Iterator[int]:
     metrics.BUILD_INFO.info({"role": "controller", "replica": "controller"})
+    port, stop = serve_metrics(settings.host, settings.metrics_port, settings.metrics_port)
     try:
-        http, thread = start_http_server(
-            settings.metrics_port, addr=settings.host, registry=metrics.REGISTRY
-        )
-    except OSError as error:
-        raise ValueError(f"metrics port {settings.metrics_port}: {error.strerror}") from None
-    try:
-        yield http.server_port
+        yield port
     finally:
-        http.shutdown()
-        http.server_close()
-        thread.join(timeout=2.0)
+        stop()

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from dspark.config.drafter import DrafterSettings
@@ -17,7 +16,7 @@ from dspark.model.ragged_target import RaggedTarget
 from dspark.model.serving import curve_version, device_name
 from dspark.model.target_folder import local_folder
 from dspark.paced.load import load_paced_drafter, load_paced_target, profiled_on_paper
-from dspark.verifier.profile import profile as profile_target
+from dspark.verifier.profile import profile_served
 from dspark.verifier.target_port import Target
 
 
@@ -85,7 +84,9 @@ def load_local_pair(
         target=target,
         drafter=pair.drafter,
         block_size=pair.identity.block_size,
-        curve=_profile(model, settings, target, digest, time.perf_counter) if profiling else None,
+        curve=profile_served(target, model, settings, digest=digest, clock=time.perf_counter)
+        if profiling
+        else None,
         drafter_curve=None,
     )
 
@@ -96,7 +97,10 @@ def _paced(
     device = threading.Lock() if colocated else None
     identity, target = load_paced_target(model, device=device)
     curve = profiled_on_paper(
-        target, lambda clock: _profile(model, settings, target, identity.target_digest, clock)
+        target,
+        lambda clock: profile_served(
+            target, model, settings, digest=identity.target_digest, clock=clock
+        ),
     )
     if not drafting:
         return LocalPair(target=target, drafter=None, block_size=0, curve=curve, drafter_curve=None)
@@ -121,23 +125,4 @@ def _paced(
         block_size=identity.block_size,
         curve=curve,
         drafter_curve=drafter_curve,
-    )
-
-
-def _profile(
-    model: ModelSettings,
-    settings: VerifierSettings,
-    target: Target,
-    digest: str,
-    clock: Callable[[], float],
-) -> Curve:
-    return profile_target(
-        target,
-        num_pages=settings.num_pages,
-        page_tokens=model.page_tokens,
-        max_sessions=settings.max_sessions,
-        max_batch_tokens=settings.max_batch_tokens,
-        version=curve_version(model, digest),
-        device=device_name(model),
-        clock=clock,
     )

@@ -118,7 +118,10 @@ class LocalSystem:
         """
         set_threads(model)
         settings = VerifierSettings(
-            num_pages=num_pages, max_sessions=max_sessions, cohorts=1 if colocated else "auto"
+            num_pages=num_pages,
+            max_sessions=max_sessions,
+            cohorts=1 if colocated else "auto",
+            profile_repeats=5,  # a handful of sizes, and nothing to correct them later
         )
         self._pair = load_local_pair(
             model,

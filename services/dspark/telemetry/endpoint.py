@@ -1,5 +1,6 @@
 """The Prometheus endpoint of a process."""
 
+import errno
 from collections.abc import Callable
 
 from prometheus_client import start_http_server
@@ -14,12 +15,14 @@ def serve_metrics(host: str, port_min: int, port_max: int) -> tuple[int, Callabl
         The port, and a function that stops serving.
 
     Raises:
-        ValueError: No port of the range is free.
+        ValueError: No port of the range is free, or one may not be had.
     """
     for port in range(port_min, max(port_min, port_max) + 1):
         try:
             http, thread = start_http_server(port, addr=host, registry=metrics.REGISTRY)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ValueError(f"metrics port {port}: {error.strerror}") from None
             continue
         break
     else:

@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
@@ -36,7 +36,7 @@ from dspark.verifier.guard import Guard
 from dspark.verifier.intake import Intake
 from dspark.verifier.pace import Pace
 from dspark.verifier.rounds import BudgetSource, Rounds
-from dspark.verifier.session import VerifierSession
+from dspark.verifier.session import VerifierSession, mean_context_tokens
 from dspark.verifier.step import VerifyStep
 from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow
@@ -266,7 +266,7 @@ class VerifierEngine:
             if self.desk is not None:
                 self._pace.reconsider(
                     sessions=len(decoding),
-                    context_tokens=_mean_context(decoding),
+                    context_tokens=mean_context_tokens(decoding),
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )
@@ -316,7 +316,7 @@ class VerifierEngine:
             self.refinement.observe(
                 sessions=len(step.decoding),
                 batch_tokens=step.batch_tokens,
-                context_tokens=_mean_context(step.decoding),
+                context_tokens=mean_context_tokens(step.decoding),
                 step_s=turn_s,
             )
 
@@ -338,10 +338,6 @@ class VerifierEngine:
             self.desk.close(session)
         with self._lock:
             self._num_open -= 1
-
-
-def _mean_context(sessions: Sequence[VerifierSession]) -> float:
-    return sum(len(session.tokens) for session in sessions) / max(1, len(sessions))
 
 
 def _steps(session: VerifierSession) -> bool:

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from dspark.config.model import ModelSettings
+from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve, CurvePoint, make_curve
 from dspark.core.sampling import Sampling
+from dspark.model.serving import curve_version, device_name
 from dspark.verifier.target_port import Segment, Target
 
 SESSIONS = (1, 2, 4, 8, 16, 32)
@@ -62,6 +65,39 @@ def profile(
             )
         progress(index + 1, len(grid))
     return make_curve(version, device, samples)
+
+
+def profile_served(
+    target: Target,
+    model: ModelSettings,
+    settings: VerifierSettings,
+    *,
+    digest: str,
+    clock: Callable[[], float],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Curve:
+    """Profile a target as a verifier of these settings serves it.
+
+    Args:
+        target: The target; see ``profile``.
+        model: What it is and where it runs.
+        settings: Its pages and bounds.
+        digest: Of its weights.
+        clock: Seconds.
+        progress: Told (sizes done, sizes in all).
+    """
+    return profile(
+        target,
+        num_pages=settings.num_pages,
+        page_tokens=model.page_tokens,
+        max_sessions=settings.max_sessions,
+        max_batch_tokens=settings.max_batch_tokens,
+        version=curve_version(model, digest),
+        device=device_name(model),
+        clock=clock,
+        repeats=settings.profile_repeats,
+        progress=progress,
+    )
 
 
 def _batch(context: int, count: int, per_session: int, page_tokens: int) -> list[Segment]:

@@ -21,7 +21,7 @@ from dspark.model.grammar import Grammars
 from dspark.model.pair import PairIdentity, load_drafter_side, load_target
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.self_check import check_pair
-from dspark.model.serving import compatibility, curve_version, device_name, set_threads
+from dspark.model.serving import compatibility, set_threads
 from dspark.model.target import TargetRunner
 from dspark.model.target_folder import local_folder
 from dspark.paced.load import load_paced_target, profiled_on_paper
@@ -35,7 +35,7 @@ from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
 from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
-from dspark.verifier.profile import profile
+from dspark.verifier.profile import profile_served
 from dspark.verifier.service import VerifyService
 from dspark.verifier.target_port import Target
 from dspark.wire.v1 import verify_pb2_grpc
@@ -220,16 +220,8 @@ class VerifierReplica:
         return identity, target, curve
 
     def _profile(self, identity: PairIdentity, target: Target, clock: Callable[[], float]) -> Curve:
-        return profile(
-            target,
-            num_pages=self._settings.num_pages,
-            page_tokens=self._model.page_tokens,
-            max_sessions=self._settings.max_sessions,
-            max_batch_tokens=self._settings.max_batch_tokens,
-            version=curve_version(self._model, identity.target_digest),
-            device=device_name(self._model),
-            clock=clock,
-            repeats=self._settings.profile_repeats,
+        return profile_served(
+            target, self._model, self._settings, digest=identity.target_digest, clock=clock
         )
 
     def _check_pair(self, runner: TargetRunner) -> None:

@@ -15,7 +15,7 @@ from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
 from dspark.verifier.calibration import mode_of
 from dspark.verifier.guard import Guard
-from dspark.verifier.session import VerifierSession
+from dspark.verifier.session import VerifierSession, mean_context_tokens
 from dspark.verifier.step import VerifyStep, plan_step
 from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow, Sums
@@ -133,9 +133,10 @@ class Rounds:
     def _entry(self, decoding: Sequence[VerifierSession], now_s: float) -> int | None:
         if not decoding:
             return None
-        context_tokens = sum(len(session.tokens) for session in decoding) / len(decoding)
         entry = self._budget.entry(
-            sessions=len(decoding), mean_context_tokens=context_tokens, now_s=now_s
+            sessions=len(decoding),
+            mean_context_tokens=mean_context_tokens(decoding),
+            now_s=now_s,
         )
         if entry is not None:
             metrics.BUDGET_TOKENS.labels(self._pool).set(entry)

@@ -1,5 +1,6 @@
 """The verifier's record of one session; touched by the engine's thread only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspark.core.generation import Generation, GenerationStats
@@ -70,3 +71,8 @@ class VerifierSession:
         """Most drafts worth asking for: the last token is always the target's own."""
         asked = self.generation.max_draft_tokens or gamma
         return max(0, min(gamma, asked, self.remaining - 1))
+
+
+def mean_context_tokens(sessions: Sequence[VerifierSession]) -> float:
+    """Return the mean length of the sessions' texts; 0 without sessions."""
+    return sum(len(session.tokens) for session in sessions) / max(1, len(sessions))

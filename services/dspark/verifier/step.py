@@ -11,7 +11,7 @@ from dspark.core.budget import ALL, OFF
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock, survivals
 from dspark.core.ids import SessionId
-from dspark.verifier.session import VerifierSession
+from dspark.verifier.session import VerifierSession, mean_context_tokens
 from dspark.verifier.target_port import Segment
 
 
@@ -150,12 +150,11 @@ def _admit(
 ) -> Admission:
     if not candidates:
         return Admission(lengths={}, reason="nothing was drafted")
-    context_tokens = sum(len(session.tokens) for session in decoding) / len(decoding)
     admission = admit(
         candidates,
         entry=entry,
         curve=curve,
-        context_tokens=context_tokens,
+        context_tokens=mean_context_tokens(decoding),
         plain_sessions=len(decoding) - len(candidates),
     )
     if sum(admission.lengths.values()) <= room:
