@@ -75,6 +75,7 @@ class System:
         curve: Curve | None = None,
         drafting: bool = True,
         deadline_floor_s: float = 2.0,
+        max_opening_bytes: int = 4096,
         step_s: float = 0.0,
         target: type[FakeTarget] = FakeTarget,
         guard: GuardSettings | None = None,
@@ -96,6 +97,7 @@ class System:
             rows=rows,
             deadline=Deadline(floor_s=deadline_floor_s, factor=3.0),
             seed_chunk_bytes=64,
+            max_opening_bytes=max_opening_bytes,
             max_sessions_per_drafter=64,
             vocab_size=VOCAB,
         )

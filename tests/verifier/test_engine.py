@@ -12,7 +12,7 @@ from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import NeverFits, Overloaded
 from tests.fakes import FakeDrafter, continuation
-from tests.verifier.harness import Collected, System, running
+from tests.verifier.harness import GAMMA, Collected, System, running
 
 GREEDY = Sampling()
 
@@ -226,3 +226,15 @@ def test_live_steps_are_compared_with_the_profiled_curve() -> None:
     assert any(cell.batch_tokens > 1 for cell in cells)
     # The fake sleeps 2 ms where the curve says 1.
     assert all(1.9 < cell.ratio <= MAX_RATIO for cell in cells)
+
+
+@pytest.mark.parametrize(("max_opening_bytes", "drafted"), [(4096, True), (0, False)])
+def test_the_first_step_after_a_short_prompt_has_a_draft(
+    max_opening_bytes: int, drafted: bool
+) -> None:
+    with running(System(max_opening_bytes=max_opening_bytes, step_s=0.02)) as system:
+        system.add_drafter("d1", FakeDrafter(GAMMA, wrong_every=1000))
+        count = 1 + 2 * (1 + GAMMA)  # the prompt's own token and two steps
+        sink = system.generate(ask([1, 2, 3], count)).wait()
+        assert sink.tokens == continuation([1, 2, 3], count, GREEDY)
+        assert (sink.stats.plain_steps == 0) == drafted

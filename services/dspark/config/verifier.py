@@ -16,6 +16,8 @@ class DraftingSettings(Settings):
     """... or this many times the smoothed round trip, whichever is longer."""
     seed_chunk_bytes: int = Field(default=256 * 1024, ge=4096)
     """Largest message of a seeding stream."""
+    max_opening_bytes: int = Field(default=256 * 1024, ge=0)
+    """A prompt with no more bytes of rows rides on its session's first round, unseeded."""
     reconnect_s: float = Field(default=0.5, gt=0)
     """Pause before a lost drafter is tried again."""
     max_sessions_per_drafter: int = Field(default=256, ge=1)

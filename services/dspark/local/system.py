@@ -149,6 +149,7 @@ class LocalSystem:
                 # Nothing is lost in one process: wait for the draft, however slow the machine.
                 deadline=Deadline(floor_s=30.0, factor=3.0),
                 seed_chunk_bytes=settings.drafting.seed_chunk_bytes,
+                max_opening_bytes=settings.drafting.max_opening_bytes,
                 max_sessions_per_drafter=settings.drafting.max_sessions_per_drafter,
                 vocab_size=self._pair.target.vocab_size,
             )

@@ -186,6 +186,7 @@ class VerifierReplica:
                 observed=metrics.DRAFT_RTT_SECONDS.labels(self._settings.pool).observe,
             ),
             seed_chunk_bytes=drafting.seed_chunk_bytes,
+            max_opening_bytes=drafting.max_opening_bytes,
             max_sessions_per_drafter=drafting.max_sessions_per_drafter,
             vocab_size=target.vocab_size,
         )

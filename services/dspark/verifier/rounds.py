@@ -67,6 +67,7 @@ class Rounds:
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
+        self._num_decoding = 1
 
     def begin(self, session: VerifierSession, token: int) -> None:
         """Commit a session's first token, and open it at a drafter."""
@@ -83,6 +84,11 @@ class Rounds:
         going = session.phase is Phase.DECODING
         if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
+            # At once: where the prompt is short, its first step has a draft already.
+            entry = self._budget.entry(
+                sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
+            )
+            self._request([session], entry)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
@@ -133,6 +139,7 @@ class Rounds:
     def _entry(self, decoding: Sequence[VerifierSession], now_s: float) -> int | None:
         if not decoding:
             return None
+        self._num_decoding = len(decoding)
         entry = self._budget.entry(
             sessions=len(decoding),
             mean_context_tokens=mean_context_tokens(decoding),
