@@ -9,15 +9,14 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import httpx
 import typer
 from rich.console import Console
 
 from dspark.bench.arms import ADAPTIVE, Arm, across, parse_arms, parse_topologies
-from dspark.bench.forecast import Sample, describe, summarise_samples
-from dspark.bench.load import Server
+from dspark.bench.forecast import Sample, bounds_of, describe, summarise_samples
 from dspark.bench.loads import parse_loads
 from dspark.bench.plot import draw, require_plotting
 from dspark.bench.prompts import BUILTIN, load_prompts
@@ -31,8 +30,13 @@ from dspark.cli.client import open_client, stream
 from dspark.cli.options import Config, Set, StateDir, load, state_folder
 from dspark.cli.stack.record import require_running
 from dspark.config.model import ModelSettings
+from dspark.core.fleet import Fleet
 
-_WIDTH = 150  # of a table that goes to a file
+if TYPE_CHECKING:
+    from dspark.bench.engine import EngineServer
+
+_WATCH_TIMEOUT_S = 2.0
+_WIDTH = 164  # of a table that goes to a file
 
 
 def bench(
@@ -164,7 +168,7 @@ def bench(
             run |= {"model": settings.name, "target": settings.target, "drafter": settings.drafter}
             run |= {"paced": settings.paced is not None, "latency_ms": latency_ms}
             with _engines(plan, settings, latency_ms / 1e3) as server:
-                asyncio.run(run_plan(plan, server, timeout, notes, None))
+                asyncio.run(run_plan(plan, server, timeout, notes, server.watch))
         else:
             controller: str | None = None
             if url is None or model is None:
@@ -211,12 +215,24 @@ class HttpServer:
 async def _run_over_http(
     plan: Plan, url: str, model: str, timeout_s: float, notes: Notes, controller: str | None
 ) -> None:
+    def watch(arm: Arm) -> Fleet:
+        from dspark.rpc.ask import fleet_snapshot  # grpc: not for --help
+
+        assert controller is not None
+        return fleet_snapshot(controller, timeout_s=_WATCH_TIMEOUT_S)
+
     async with open_client(url) as client:
-        await run_plan(plan, HttpServer(client, model), timeout_s, notes, controller)
+        await run_plan(
+            plan,
+            HttpServer(client, model),
+            timeout_s,
+            notes,
+            None if controller is None else watch,
+        )
 
 
 @contextmanager
-def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator[Server]:
+def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["EngineServer"]:
     """Load the pair for every topology, once to verify all and once for "adaptive"."""
     from dspark.bench.engine import EngineServer
     from dspark.gateway.served_model import load_served_model
@@ -259,7 +275,7 @@ def _show(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
-    console.print(make_table(summaries))
+    console.print(make_table(summaries, bounds_of(samples)))
     for line in describe(samples):
         console.print(line)
     if not run["complete"]:
