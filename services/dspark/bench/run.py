@@ -35,7 +35,12 @@ class Notes:
 
 
 async def run_plan(
-    plan: Plan, server: Server, timeout_s: float, notes: Notes, watch: Watch | None
+    plan: Plan,
+    server: Server,
+    timeout_s: float,
+    notes: Notes,
+    watch: Watch | None,
+    prepare: Callable[[Arm], None] | None = None,
 ) -> None:
     """Warm up, then run the whole plan, with a progress bar on standard error.
 
@@ -45,6 +50,7 @@ async def run_plan(
         timeout_s: Deadline of each request.
         notes: Filled as cells end.
         watch: Reads the fleet that serves an arm; None: no reports.
+        prepare: Told, in a thread, which arm is next; see FixedPolicy.prepare.
 
     Raises:
         TimeoutError: A request took longer.
@@ -60,7 +66,9 @@ async def run_plan(
         total = sum(len(cell.requests) for cell in (*warm_up, *cells))
         task = progress.add_task("starting", total=total)
 
-        def starting(cell: Cell) -> None:
+        async def starting(cell: Cell) -> None:
+            if prepare is not None:
+                await asyncio.to_thread(prepare, cell.arm)
             running[:] = [(cell, time.perf_counter())]
             turn = "warm-up" if cell.repeat < 0 else f"repeat {cell.repeat + 1}/{plan.repeats}"
             description = f"{turn}, load {cell.load.label}, {cell.arm.name}"
