@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from dspark.config.verifier import DraftingSettings
 from dspark.core.budget import OFF
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.generation import Generation
@@ -12,6 +13,7 @@ from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import NeverFits, Overloaded
 from tests.fakes import FakeDrafter, continuation
+from tests.fleet_examples import a_curve
 from tests.verifier.harness import GAMMA, Collected, System, running
 
 GREEDY = Sampling()
@@ -238,3 +240,18 @@ def test_the_first_step_after_a_short_prompt_has_a_draft(
         sink = system.generate(ask([1, 2, 3], count)).wait()
         assert sink.tokens == continuation([1, 2, 3], count, GREEDY)
         assert (sink.stats.plain_steps == 0) == drafted
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(("wrong_every", "asked_for"), [(1, 0), (1, GAMMA), (1000, 0)])
+def test_a_session_whose_drafts_never_survive_is_skipped_unless_it_asked_for_them(
+    skip: bool, wrong_every: int, asked_for: int
+) -> None:
+    drafting = DraftingSettings(skip=skip)
+    curve = a_curve({1: 0.010, 8: 0.030}, sessions=(1,))
+    with running(System(curve=curve, drafting_settings=drafting)) as system:
+        system.add_drafter("d1", FakeDrafter(GAMMA, wrong_every), curve=a_curve({7: 0.004}))
+        sink = system.generate(ask([1, 2, 3], 400, max_draft_tokens=asked_for)).wait()
+        assert sink.tokens == continuation([1, 2, 3], 400, GREEDY)
+        hopeless = wrong_every == 1 and not asked_for
+        assert (sink.stats.plain_steps > 100) == (skip and hopeless)
