@@ -109,7 +109,7 @@ class Answer(Response):
                     if opening is not None:
                         yield self._with_usage(opening)
                 wanted = job.token_ids or job.continuous_usage or job.logprobs
-                if delta.text or delta.finish or (wanted and delta.token_ids):
+                if delta.text or delta.finish or delta.step or (wanted and delta.token_ids):
                     yield self._with_usage(self._shape.chunk(index, delta))
         if job.include_usage:
             yield self._shape.closing(choices.usage(), choices.metrics())

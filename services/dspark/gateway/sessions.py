@@ -96,6 +96,7 @@ class Sessions:
                             finish=batch.finish,
                             stats=stats,
                             logprobs=batch.logprobs,
+                            draft=batch.draft,
                         )
                         if batch.finish is not None:
                             return

@@ -113,7 +113,7 @@ class CompletionShape:
             completion_logprobs(delta.logprobs),
             text=delta.text,
         )
-        return self.envelope.wrap("text_completion", [entry])
+        return self.envelope.wrap("text_completion", [_traced(entry, delta)])
 
     def closing(self, usage: Json, metrics: Json) -> Json:
         """See Shape."""
@@ -153,8 +153,13 @@ class ChatShape:
         entry = self.envelope.choice(
             index, delta.finish, delta.token_ids, chat_logprobs(delta.logprobs), delta=content
         )
-        return self.envelope.wrap("chat.completion.chunk", [entry])
+        return self.envelope.wrap("chat.completion.chunk", [_traced(entry, delta)])
 
     def closing(self, usage: Json, metrics: Json) -> Json:
         """See Shape."""
         return self.envelope.wrap("chat.completion.chunk", [], usage=usage, metrics=metrics)
+
+
+def _traced(entry: Json, delta: Delta) -> Json:
+    """Add the step to a choice where a trace is wanted."""
+    return entry if delta.step is None else entry | {"speculation": delta.step}

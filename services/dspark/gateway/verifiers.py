@@ -17,6 +17,7 @@ from dspark.core.generation import GenerationStats
 from dspark.core.session import FinishReason
 from dspark.gateway.routed import RoutedGeneration, TokenBatch
 from dspark.rpc.channel import is_lost, open_channel
+from dspark.wire.draft import judged_from_wire
 from dspark.wire.logits import logprobs_from_wire, rules_to_wire
 from dspark.wire.sampling import sampling_to_wire
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
@@ -126,7 +127,9 @@ def request_to_wire(routed: RoutedGeneration) -> verify_pb2.GenerateRequest:
         sampling=sampling_to_wire(generation.sampling),
         stop_token_ids=sorted(generation.stop_tokens),
         speculation=verify_pb2.GenerateRequest.Speculation(
-            enabled=generation.speculate, max_draft_tokens=generation.max_draft_tokens
+            enabled=generation.speculate,
+            max_draft_tokens=generation.max_draft_tokens,
+            trace=generation.trace,
         ),
         model=routed.model,
         logit_rules=rules_to_wire(generation.rules),
@@ -141,6 +144,7 @@ def batch_from_wire(message: verify_pb2.GenerateResponse) -> TokenBatch:
         finish=_FINISH.get(message.finish_reason),
         stats=_stats_from_wire(message.stats) if message.HasField("stats") else None,
         logprobs=tuple(logprobs_from_wire(each) for each in message.logprobs),
+        draft=judged_from_wire(message.draft) if message.HasField("draft") else None,
     )
 
 

@@ -10,7 +10,7 @@ from dspark.config.model import ModelSettings
 from dspark.config.verifier import VerifierSettings
 from dspark.core.budget import ALL
 from dspark.core.curve import Curve
-from dspark.core.draft import Rows
+from dspark.core.draft import JudgedDraft, Rows
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
 from dspark.core.logits import TokenLogprobs
@@ -79,6 +79,7 @@ class _QueueSink:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self.logprobs.extend(logprobs)
         self.events.put(tokens)

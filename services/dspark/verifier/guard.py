@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.config.verifier import GuardSettings
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.guard import Drift, favoured
 from dspark.core.ids import SessionId
@@ -317,6 +318,7 @@ class _Nobody:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         """Never called: checks commit nothing."""
 

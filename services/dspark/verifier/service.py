@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import grpc
 from grpc import aio
 
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.rpc.handshake import Greeter
 from dspark.verifier.engine import NeverFits, Overloaded, VerifierEngine
+from dspark.wire.draft import judged_to_wire
 from dspark.wire.logits import logprobs_to_wire, rules_from_wire
 from dspark.wire.sampling import sampling_from_wire
 from dspark.wire.v1 import common_pb2, verify_pb2, verify_pb2_grpc
@@ -43,12 +45,14 @@ class _StreamSink:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self._put(
             verify_pb2.GenerateResponse(
                 token_ids=tokens,
                 stats=_stats(stats),
                 logprobs=[logprobs_to_wire(each) for each in logprobs],
+                draft=None if draft is None else judged_to_wire(draft),
             )
         )
 
@@ -118,6 +122,7 @@ def _generation(request: verify_pb2.GenerateRequest) -> Generation:
         stop_tokens=frozenset(request.stop_token_ids),
         speculate=request.speculation.enabled,
         max_draft_tokens=request.speculation.max_draft_tokens,
+        trace=request.speculation.trace,
         rules=rules_from_wire(request.logit_rules),
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
     )
