@@ -79,6 +79,9 @@ class SystemSettings(Settings):
                 "initial_replicas": self.wanted() | self.controller.initial_replicas,
             }
         )
+        if "gateway_url" not in controller.model_fields_set:
+            url = f"http://{_reachable(self.gateway.host)}:{gateway_port}"
+            controller = controller.model_copy(update={"gateway_url": url})
         reached_at = f"{_reachable(controller.host)}:{controller_port}"
 
         def follow(given: EndpointSettings | GatewaySettings) -> dict[str, object]:
