@@ -63,7 +63,8 @@ class Answer(Response):
         except ApiError as error:
             await self._fail(error, scope, receive, send)
         except Exception:
-            log.exception("%s failed", self._job.request_id)
+            request_id = self._job.request_id
+            log.exception("%s failed", request_id, extra={"request_id": request_id})
             await self._fail(internal("Internal error"), scope, receive, send)
 
     async def _whole(self) -> Json:

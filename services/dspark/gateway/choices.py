@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from opentelemetry import trace
+
 from dspark.core.generation import GenerationStats
 from dspark.gateway.detokenize import Detokenizer
 from dspark.gateway.interleave import interleave
@@ -111,6 +113,7 @@ def _observe(model: str, delta: Delta, num_tokens: int, seconds: float) -> None:
     if not count:
         return
     if num_tokens == count:
+        trace.get_current_span().add_event("first token")
         metrics.VLLM_TTFT.labels(model).observe(seconds)
         return
     for _ in range(count):

@@ -20,7 +20,10 @@ class WrittenChoice:
 
 
 class Shape(Protocol):
-    """One endpoint's JSON."""
+    """One endpoint's JSON; ``operation`` is OpenTelemetry's name of it."""
+
+    @property
+    def operation(self) -> str: ...  # noqa: D102
 
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """Return the whole answer."""
@@ -85,6 +88,7 @@ class CompletionShape:
     """``/v1/completions``."""
 
     envelope: Envelope
+    operation: str = "text_completion"
 
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """See Shape."""
@@ -125,6 +129,7 @@ class ChatShape:
     """``/v1/chat/completions``."""
 
     envelope: Envelope
+    operation: str = "chat"
 
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """See Shape."""

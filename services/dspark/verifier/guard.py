@@ -287,6 +287,7 @@ class Guard:
             "guard: request %s, decoded again without speculation: %s",
             candidate.generation.request_id,
             problem,
+            extra={"request_id": candidate.generation.request_id},
         )
         if not proven:
             return

@@ -13,6 +13,7 @@ from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.rpc.handshake import Greeter
 from dspark.verifier.engine import NeverFits, Overloaded, VerifierEngine
+from dspark.verifier.spans import Carriers, GenerationSpans
 from dspark.wire.draft import judged_to_wire
 from dspark.wire.logits import logprobs_to_wire, rules_from_wire
 from dspark.wire.sampling import sampling_from_wire
@@ -69,9 +70,12 @@ class _StreamSink:
 class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
     """One stream a generation."""
 
-    def __init__(self, engine: VerifierEngine, greeter: Greeter) -> None:
+    def __init__(
+        self, engine: VerifierEngine, greeter: Greeter, carriers: Carriers | None = None
+    ) -> None:
         self._engine = engine
         self._greeter = greeter
+        self._carriers = carriers or Carriers()
 
     async def Handshake(  # noqa: D102
         self,
@@ -86,30 +90,39 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
         context: aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse],
     ) -> AsyncIterator[verify_pb2.GenerateResponse]:
         sink = _StreamSink()
+        spans = GenerationSpans(request, context.invocation_metadata() or (), self._carriers)
         try:
             generation = _generation(request)
             if generation.rules.grammar is not None:  # compiled beside this loop, and kept
                 await asyncio.to_thread(self._engine.prepare, generation)
             session = self._engine.submit(generation, sink)
         except NeverFits as error:
+            spans.end(str(error))
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
         except Overloaded as error:
+            spans.end(str(error))
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except ValueError as error:
+            spans.end(str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        failure: str | None = "the caller left"
         try:
             while True:
                 event = await sink.events.get()
                 if isinstance(event, _Failed):
+                    failure = event.message
                     await context.abort(
                         grpc.StatusCode.ABORTED if event.anywhere else grpc.StatusCode.UNAVAILABLE,
                         event.message,
                     )
+                spans.message(event)
                 yield event
                 if event.finish_reason:
+                    failure = None
                     return
         finally:
             self._engine.cancel(session)
+            spans.end(failure)
 
 
 def _generation(request: verify_pb2.GenerateRequest) -> Generation:
