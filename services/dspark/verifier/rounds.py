@@ -1,11 +1,11 @@
 """Rounds: draft, verify, commit, and ask again.  Used by the engine's thread only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
-from dspark.core.draft import DraftBlock
+from dspark.core.draft import DraftBlock, JudgedDraft
 from dspark.core.ids import SessionId
 from dspark.core.logits import TokenLogprobs
 from dspark.core.observed import Observation
@@ -130,7 +130,7 @@ class Rounds:
         chosen = self._target.step(step.segments)
         chosen_s = self._clock()
         sums = Sums(steps=1, batch_tokens=step.batch_tokens)
-        survivals, observed = self._judge(step, chosen, sums)
+        survivals, observed = self._judge(step, chosen, blocks, sums)
         for (session, count), tokens in zip(
             step.prefilling, chosen[len(step.decoding) :], strict=True
         ):
@@ -176,7 +176,11 @@ class Rounds:
         return entry == DISABLED or (self._guard is not None and self._guard.tripped)
 
     def _judge(
-        self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
+        self,
+        step: VerifyStep,
+        chosen: Sequence[tuple[int, ...]],
+        blocks: Mapping[SessionId, DraftBlock],
+        sums: Sums,
     ) -> tuple[list[tuple[float, ...]], list[tuple[str, Observation]]]:
         """Commit every session's verdict; return survivals and outcomes of the rounds committed."""
         survivals, observed = [], []
@@ -211,7 +215,16 @@ class Rounds:
                 )
             if len(step.survivals[index]) == self._block_size:
                 survivals.append(step.survivals[index])
-            self._commit(session, verdict.committed, verdict.finish)
+            draft = None
+            if session.generation.trace and proposed:
+                block = blocks[session.id]
+                draft = JudgedDraft(
+                    tokens=block.tokens,
+                    confidences=block.confidences,
+                    verified=len(drafts),
+                    accepted=verdict.accepted,
+                )
+            self._commit(session, verdict.committed, verdict.finish, draft)
         return survivals, observed
 
     def _count(self, drafts: tuple[int, ...], proposed: int, accepted: int, sums: Sums) -> None:
@@ -230,7 +243,11 @@ class Rounds:
             metrics.VLLM_SPEC_ACCEPTED_PER_POS.labels(self._model_name, str(position)).inc()
 
     def _commit(
-        self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
+        self,
+        session: VerifierSession,
+        tokens: tuple[int, ...],
+        finish: FinishReason | None,
+        draft: JudgedDraft | None = None,
     ) -> None:
         logprobs: tuple[TokenLogprobs, ...] = ()
         if session.processor is not None:
@@ -242,7 +259,7 @@ class Rounds:
         session.tokens.extend(tokens)
         if self._desk is not None:
             session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
-        session.sink.commit(tokens, session.stats, logprobs)
+        session.sink.commit(tokens, session.stats, logprobs, draft)
         metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
         if finish is not None:
             session.sink.finish(finish, session.stats)
