@@ -178,6 +178,7 @@ reports = st.builds(
     guard_checks=st.integers(0, 2**63),
     guard_violations=st.integers(0, 2**63),
     guard_tripped=st.booleans(),
+    session_steps=u64,
 )
 entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(
