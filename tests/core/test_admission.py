@@ -224,3 +224,13 @@ def test_the_rule_follows_what_is_known(
     admission = admit(drafts, entry=entry, curve=curve, context_tokens=64)
     assert admission.lengths == lengths
     assert said in admission.reason
+
+
+def test_the_longer_a_round_waits_beside_its_step_the_more_is_admitted() -> None:
+    drafts = drafts_of([survivals([0.6] * 4), survivals([0.5] * 4)])
+    admitted = [
+        sum(admit_causal(drafts, LINEAR, 64, wait_s=wait_s).values())
+        for wait_s in (0.0, 10.0, 100.0, 1e6)
+    ]
+    assert admitted == sorted(admitted)
+    assert admitted[0] < admitted[-1] == 8

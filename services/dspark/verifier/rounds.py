@@ -79,6 +79,7 @@ class Rounds:
         model_name: str,
         clock: Callable[[], float],
         guard: Guard | None,
+        skips: bool,
         ended: Callable[[VerifierSession, Phase], None],
         prompt_done: Callable[[VerifierSession, int], None],
     ) -> None:
@@ -93,6 +94,7 @@ class Rounds:
         self._model_name = model_name
         self._clock = clock
         self._guard = guard
+        self._skips = skips
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
@@ -140,6 +142,7 @@ class Rounds:
             curve=self.curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
+            wait_s=0.0 if self.price is None else self.price.wait_s,
         )
         planned_s = self._clock()
         chosen = self._target.step(step.segments)
@@ -298,7 +301,7 @@ class Rounds:
 
     def _worth_drafting(self, session: VerifierSession) -> bool:
         # Who asks for a length gets it.
-        pinned = session.generation.max_draft_tokens > 0
+        pinned = session.generation.max_draft_tokens > 0 or not self._skips
         worth = pinned or session.skip.wants_draft(self.price)
         self._skipped += not worth
         return worth
