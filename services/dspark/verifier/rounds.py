@@ -121,11 +121,13 @@ class Rounds:
         going = session.phase is Phase.DECODING
         if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
-            # At once: where the prompt is short, its first step has a draft already.
-            entry = self._budget.entry(
-                sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
-            )
-            self._request([session], entry)
+            # Among others it joins their next round, so that nobody waits for its draft.  Alone,
+            # its first step has a draft already.
+            if not self._desk.under_way:
+                entry = self._budget.entry(
+                    sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
+                )
+                self._request([session], entry)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
