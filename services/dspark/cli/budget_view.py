@@ -20,6 +20,23 @@ def describe_policy(policy: Mapping[str, Any]) -> str:
     return ", ".join([*words, *(["shadow"] if policy["shadow"] else [])])
 
 
+def policies_line(states: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line about the policies in force that are not the default.
+
+    Args:
+        states: Of ``GET /v1/pools/POOL/policy``.
+    """
+    said = [
+        f"{state['pool']}: {describe_policy(state['policy'])} "
+        f"(by {state['layers'][-1]['author']}: {state['layers'][-1]['reason']})"
+        for state in states
+        if state["layers"]
+    ]
+    if not said:
+        return "policies: none, budgets are planned"
+    return f"policies in force: {'; '.join(said)}"
+
+
 def show_pool(state: Mapping[str, Any], *, now_unix_s: float) -> RenderableType:
     """Return a pool's policy, and for each class of replicas its budget with the reasons."""
     lines: list[RenderableType] = [

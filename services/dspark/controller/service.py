@@ -114,15 +114,20 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             control_pb2.SetWantedReplicasRequest, control_pb2.SetWantedReplicasResponse
         ],
     ) -> control_pb2.SetWantedReplicasResponse:
-        """Keep a wish for a number of replicas."""
+        """Keep a wish for a number of replicas, or take it back."""
         try:
-            previous = self._controller.set_wanted(
-                PoolName(request.pool),
-                request.replicas,
-                author=request.author,
-                reason=request.reason,
-                unix_s=time.time(),
-            )
+            if request.automatic:
+                previous = self._controller.release_wanted(
+                    PoolName(request.pool), author=request.author, reason=request.reason
+                )
+            else:
+                previous = self._controller.set_wanted(
+                    PoolName(request.pool),
+                    request.replicas,
+                    author=request.author,
+                    reason=request.reason,
+                    unix_s=time.time(),
+                )
         except UnknownPool as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         except (StoreLost, Superseded) as error:

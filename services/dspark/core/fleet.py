@@ -105,6 +105,8 @@ class LoadReport:
     guard_checks: int = 0
     guard_violations: int = 0
     guard_tripped: bool = False
+    queued_prompt_tokens: int = 0
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,7 @@ class Pool:
     ready_replicas: int
     budget: Budget | None = None
     conditions: tuple[str, ...] = ()
+    wanted_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

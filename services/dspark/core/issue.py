@@ -190,6 +190,21 @@ def issue(
     )
 
 
+def resumed(key: BudgetKey, planned: tuple[ContextBucket, ...], reason: str) -> Issued:
+    """Return a table of before a restart as if it had just been issued, and has to be again."""
+    nobody = Budget(
+        pool=key[0], term=Term(0), epoch=Epoch(0), ttl_s=0.0, curve_version=key[1], buckets=planned
+    )  # fmt: skip
+    return Issued(
+        budget=nobody,
+        planned=planned,
+        planned_reason=reason,
+        policy=DEFAULT_POLICY,
+        considered_s=-math.inf,
+        renewed_s=-math.inf,
+    )
+
+
 def _reason(
     planned_reason: str,
     policy: Policy,
@@ -237,9 +252,10 @@ def plan_table(
         return verify_all(), f"verify all: the curve is {problem}"
     known = evidence.acceptance.num_vectors if evidence.acceptance is not None else 0
     if evidence.acceptance is None or known < settings.min_samples:
-        return verify_all(), (
-            f"verify all: {known} of {settings.min_samples} committed rounds are known"
-        )
+        few = f"{known} of {settings.min_samples} committed rounds are known"
+        if previous and tuple(previous) not in (disabled(), verify_all()):
+            return tuple(previous), f"{describe(previous)}: as before; {few}"
+        return verify_all(), f"verify all: {few}"
     draft = evidence.draft_cost()
     curve = evidence.refined_curve()
     table = make_table(

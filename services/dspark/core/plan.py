@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from dspark.core.budget import Budget
 from dspark.core.curve import Curve, curve_problem
-from dspark.core.fleet import Member, ReplicaState, Role
+from dspark.core.fleet import Member, Role
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.issue import BudgetKey, Evidence, Issued, issue
 from dspark.core.policy import DEFAULT_POLICY, PlanSettings, Policy
 from dspark.core.reservoir import Acceptance
+from dspark.core.scaling import Scaled
+from dspark.core.wanted import Asked, num_ready, wanted_replicas
 
 _NO_EPOCH = Epoch(0)
 
@@ -28,19 +30,19 @@ class Observation:
         term: Of the controller that plans.
         members: The fleet.
         roles: Every pool that is known, also those with no replica now.
-        wishes: Replicas that somebody asked for, by pool; 0 is a wish.
-        left: Replicas that left in good order since the previous plan, by pool.
+        asked: Of the pools' sizes.
         remarks: Conditions found elsewhere (a refused replica, say), by pool.
         policies: In force, by pool; absent: the default.
+        resumed: The last tables of classes that the previous plan does not know.
     """
 
     term: Term
     members: Sequence[Member]
     roles: Mapping[PoolName, Role]
-    wishes: Mapping[PoolName, int] = field(default_factory=dict)
-    left: Mapping[PoolName, int] = field(default_factory=dict)
+    asked: Asked = Asked()
     remarks: Mapping[PoolName, Sequence[str]] = field(default_factory=dict)
     policies: Mapping[PoolName, Policy] = field(default_factory=dict)
+    resumed: Mapping[BudgetKey, Issued] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Plan:
 
     Attributes:
         issued: A budget for each class of verifiers.
-        wanted: Replicas wanted in each known pool.
+        sizes: Replicas wanted in each known pool, and why.
         conditions: What holds a pool back, as "Reason: message".
         reasons: What changed since the previous plan, a pool and one sentence each.
         epoch: The newest epoch in use.
@@ -57,11 +59,16 @@ class Plan:
     """
 
     issued: Mapping[BudgetKey, Issued] = field(default_factory=dict)
-    wanted: Mapping[PoolName, int] = field(default_factory=dict)
+    sizes: Mapping[PoolName, Scaled] = field(default_factory=dict)
     conditions: Mapping[PoolName, tuple[str, ...]] = field(default_factory=dict)
     reasons: tuple[tuple[PoolName, str], ...] = ()
     epoch: Epoch = _NO_EPOCH
     evidence: Mapping[BudgetKey, Evidence] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> Mapping[PoolName, int]:
+        """Replicas wanted in each known pool."""
+        return {pool: size.wanted for pool, size in self.sizes.items()}
 
     def budget(self, pool: PoolName, curve_version: str) -> Budget | None:
         """Return the budget of one class, if it is sent."""
@@ -90,7 +97,7 @@ def plan(
 
     Args:
         observation: The fleet and what was asked of it.
-        curves: One for each class of verifiers or drafters that has any.
+        curves: One for each class of verifiers or drafters that has any, or had.
         acceptance: Committed survivals of each verifier pool.
         previous: The plan in force.
         settings: How to plan.
@@ -99,21 +106,15 @@ def plan(
     by_pool: dict[PoolName, list[Member]] = {pool: [] for pool in observation.roles}
     for member in observation.members:
         by_pool.setdefault(member.replica.pool, []).append(member)
-    wanted = {
-        pool: _wanted(pool, _ready(members), observation, previous)
-        for pool, members in by_pool.items()
-    }
     drafters = [member for member in observation.members if member.replica.role is Role.DRAFTER]
+    drafter_curve = _drafter_curve(drafters, curves, observation.roles)
     issued: dict[BudgetKey, Issued] = {}
     known: dict[BudgetKey, Evidence] = {}
     conditions: dict[PoolName, list[str]] = {}
     reasons: list[tuple[PoolName, str]] = []
     epoch = previous.epoch
     for pool, members in sorted(by_pool.items()):
-        conditions[pool] = [
-            *_replica_conditions(_ready(members), wanted[pool]),
-            *observation.remarks.get(pool, ()),
-        ]
+        conditions[pool] = [*observation.remarks.get(pool, ())]
         if observation.roles.get(pool) is not Role.VERIFIER:
             continue
         conditions[pool] += _drafting_conditions(members, drafters)
@@ -126,14 +127,14 @@ def plan(
                 curve=curves.get(key),
                 members=cohort,
                 acceptance=acceptance.get(pool),
-                drafter_curve=_drafter_curve(drafters, curves),
+                drafter_curve=drafter_curve,
                 stopped=stopped,
             )
             known[key] = evidence
             problem = evidence.curve_problem()
-            if problem is not None and _ready(cohort):
+            if problem is not None and num_ready(cohort):
                 conditions[pool].append(f"CurveUnusable: {problem}; every draft is verified")
-            before = previous.issued.get(key)
+            before = previous.issued.get(key, observation.resumed.get(key))
             issued[key] = issue(
                 key, evidence, before, settings,
                 term=observation.term, epoch=Epoch(epoch + 1), now_s=now_s,
@@ -144,29 +145,27 @@ def plan(
                 epoch = budget.epoch
                 if before is None or before.budget.buckets != budget.buckets:
                     reasons.append((pool, f"epoch {epoch}: {budget.reason}"))
+    sizes = wanted_replicas(
+        observation.asked,
+        observation.roles,
+        by_pool,
+        {key: (known[key], issued[key]) for key in issued},
+        policies=observation.policies,
+        previous=previous.sizes,
+        settings=settings,
+        now_s=now_s,
+    )
     return Plan(
         issued=issued,
-        wanted=wanted,
-        conditions={pool: tuple(texts) for pool, texts in conditions.items()},
+        sizes=sizes,
+        conditions={
+            pool: (*_replica_conditions(num_ready(by_pool[pool]), sizes[pool].wanted), *texts)
+            for pool, texts in conditions.items()
+        },
         reasons=tuple(reasons),
         epoch=epoch,
         evidence=known,
     )
-
-
-def _ready(members: Sequence[Member]) -> int:
-    return sum(member.replica.state is ReplicaState.READY for member in members)
-
-
-def _wanted(pool: PoolName, ready: int, observation: Observation, previous: Plan) -> int:
-    """Return the wish, or without one the most replicas that were ready together.
-
-    Not the present count: a crashed replica would lower it, and whoever follows it would never
-    replace the replica.  One that leaves in good order does lower it.
-    """
-    if pool in observation.wishes:
-        return observation.wishes[pool]
-    return max(ready, previous.wanted.get(pool, 0) - observation.left.get(pool, 0))
 
 
 def _replica_conditions(ready: int, wanted: int) -> list[str]:
@@ -178,7 +177,7 @@ def _replica_conditions(ready: int, wanted: int) -> list[str]:
 def _drafting_conditions(members: Sequence[Member], drafters: Sequence[Member]) -> list[str]:
     if not any(member.replica.compatibility.projection_id for member in members):
         return []  # none is configured
-    if _ready(members) and not _ready(drafters):
+    if num_ready(members) and not num_ready(drafters):
         return ["NoDrafterReady: sessions decode plainly"]
     return []
 
@@ -199,12 +198,17 @@ def _classes(members: Sequence[Member]) -> dict[str, list[Member]]:
     return dict(sorted(classes.items()))
 
 
-def _drafter_curve(drafters: Sequence[Member], curves: Mapping[BudgetKey, Curve]) -> Curve | None:
-    """Return the curve of the first drafter that has a usable one."""
-    for member in drafters:
-        own = member.replica.curve
-        if own is not None:
-            curve = curves.get((member.replica.pool, own.version), own)
-            if curve_problem(curve) is None:
-                return curve
-    return None
+def _drafter_curve(
+    drafters: Sequence[Member],
+    curves: Mapping[BudgetKey, Curve],
+    roles: Mapping[PoolName, Role],
+) -> Curve | None:
+    """Return the curve of the first drafter that has a usable one, or of one that is gone."""
+    present = [
+        curves.get((member.replica.pool, own.version), own)
+        for member in drafters
+        if (own := member.replica.curve) is not None
+    ]
+    gone = [curve for (pool, _), curve in curves.items() if roles.get(pool) is Role.DRAFTER]
+    usable = (curve for curve in (*present, *gone) if curve_problem(curve) is None)
+    return next(usable, None)

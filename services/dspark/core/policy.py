@@ -29,6 +29,8 @@ class Policy:
         cap: A step verifies at most this many.
         activation_sessions: Below this many sessions in a step everything is verified; None: as
             the planner is set.
+        min_tokens_per_s: Tokens a second that each session is promised: entries that miss it give
+            way to the best one, and verifiers scale by it.
         shadow: The budget is computed, logged and shown, and not sent: verifiers admit by their
             own curve.
 
@@ -41,6 +43,7 @@ class Policy:
     floor: int | None = None
     cap: int | None = None
     activation_sessions: int | None = None
+    min_tokens_per_s: float | None = None
     shadow: bool = False
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def predict(
         sessions: On the replica, at least 1.
         context_tokens: Mean context of its sessions.
     """
-    now = _load_now(evidence, settings, sessions=sessions, context_tokens=context_tokens)
+    now = load_of(evidence, settings, sessions=sessions, context_tokens=context_tokens)
     if now is None or evidence.acceptance is None:
         return None
     entry = lookup(table, sessions=now.step.sessions, mean_context_tokens=context_tokens)
@@ -104,7 +104,7 @@ def explain(evidence: Evidence, issued: Issued, settings: PlanSettings) -> Why:
     """Say why a class has its budget, at the load that its replicas have now."""
     sessions = max(evidence.active_sessions(), 1)
     context_tokens = evidence.context_tokens()
-    now = _load_now(evidence, settings, sessions=sessions, context_tokens=context_tokens)
+    now = load_of(evidence, settings, sessions=sessions, context_tokens=context_tokens)
     step_sessions = sessions if now is None else now.step.sessions
     planned = lookup(issued.planned, sessions=step_sessions, mean_context_tokens=context_tokens)
     entry, decided_by = bound_entry(planned, issued.policy)
@@ -125,7 +125,7 @@ def explain(evidence: Evidence, issued: Issued, settings: PlanSettings) -> Why:
 
 
 def _planned_because(
-    evidence: Evidence, issued: Issued, settings: PlanSettings, planned: int, now: "_Load | None"
+    evidence: Evidence, issued: Issued, settings: PlanSettings, planned: int, now: "Load | None"
 ) -> str:
     if evidence.stopped is not None:
         return f"speculation is switched off: {evidence.stopped}"
@@ -148,7 +148,7 @@ def _planned_because(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Load:
+class Load:
     """A replica's sessions as its steps carry them.
 
     Attributes:
@@ -176,9 +176,10 @@ class _Load:
         return tuple((tokens, float(value)) for tokens, value in enumerate(self.row * self.cohorts))
 
 
-def _load_now(
+def load_of(
     evidence: Evidence, settings: PlanSettings, *, sessions: int, context_tokens: float
-) -> _Load | None:
+) -> Load | None:
+    """Return a replica's steps with so many sessions, or None where nothing can be predicted."""
     acceptance = evidence.acceptance
     if evidence.curve is None or evidence.curve_problem() is not None:
         return None
@@ -187,9 +188,9 @@ def _load_now(
     curve, draft = evidence.refined_curve(), evidence.draft_cost()
     whole = theta(acceptance, curve, draft, sessions=sessions, context_tokens=context_tokens)
     if settings.max_cohorts == 1 or sessions < 2:
-        return _Load(step=whole, cohorts=1, whole=whole)
+        return Load(step=whole, cohorts=1, whole=whole)
     half = theta(
         acceptance, curve, draft, sessions=-(-sessions // 2), context_tokens=context_tokens
     )
     cohorts = better_cohorts(whole, half, sessions)
-    return _Load(step=whole if cohorts == 1 else half, cohorts=cohorts, whole=whole)
+    return Load(step=whole if cohorts == 1 else half, cohorts=cohorts, whole=whole)

@@ -191,6 +191,8 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         guard_checks=report.guard_checks,
         guard_violations=report.guard_violations,
         guard_tripped=report.guard_tripped,
+        queued_prompt_tokens=report.queued_prompt_tokens,
+        queue_seconds=report.queue_s,
     )
 
 
@@ -236,6 +238,8 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         guard_checks=message.guard_checks,
         guard_violations=message.guard_violations,
         guard_tripped=message.guard_tripped,
+        queued_prompt_tokens=message.queued_prompt_tokens,
+        queue_s=message.queue_seconds,
     )
 
 
@@ -260,6 +264,7 @@ def fleet_to_wire(fleet: Fleet) -> control_pb2.Fleet:
                 ready_replicas=pool.ready_replicas,
                 budget=None if pool.budget is None else budget_to_wire(pool.budget),
                 conditions=pool.conditions,
+                wanted_because=pool.wanted_because,
             )
             for pool in fleet.pools
         ],
@@ -287,6 +292,7 @@ def fleet_from_wire(message: control_pb2.Fleet) -> Fleet:
                 ready_replicas=pool.ready_replicas,
                 budget=budget_from_wire(pool.budget) if pool.HasField("budget") else None,
                 conditions=tuple(pool.conditions),
+                wanted_because=pool.wanted_because,
             )
             for pool in message.pools
         ),

@@ -172,6 +172,8 @@ class PoolShape(Shape):
     name: str
     role: Literal["prefill", "drafter", "verifier", "gateway", "controller"]
     wanted_replicas: int
+    wanted_because: str
+    """Why so many are wanted."""
     ready_replicas: int
     conditions: list[str]
     """What holds it back."""

@@ -162,7 +162,8 @@ def _pool(
     return PoolShape(
         name=pool,
         role=role.value,
-        wanted_replicas=plan.wanted.get(pool, 0),
+        wanted_replicas=plan.sizes[pool].wanted if pool in plan.sizes else 0,
+        wanted_because=plan.sizes[pool].why if pool in plan.sizes else "",
         ready_replicas=sum(m.replica.state is ReplicaState.READY for m in members),
         conditions=list(plan.conditions.get(pool, ())),
         tokens_per_s=sum(_rate(load) for load in loads),

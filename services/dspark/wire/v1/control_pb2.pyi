@@ -317,6 +317,8 @@ class LoadReport(_message.Message):
     GUARD_VIOLATIONS_FIELD_NUMBER: _builtins.int
     GUARD_TRIPPED_FIELD_NUMBER: _builtins.int
     BUDGET_TERM_FIELD_NUMBER: _builtins.int
+    QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     incarnation: _builtins.int
     state: Global___ReplicaState.ValueType
@@ -359,6 +361,10 @@ class LoadReport(_message.Message):
     """The replica has switched speculation off for good: it is off for its pool."""
     budget_term: _builtins.int
     """Highest term of a budget that it was sent: it refuses lower ones; 0: none."""
+    queued_prompt_tokens: _builtins.int
+    """Prefill: prompt tokens that were taken in and not computed yet."""
+    queue_seconds: _builtins.float
+    """Drafters: mean seconds that a round of the window waited for its batch."""
     @_builtins.property
     def survivals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurvivalSample]:
         """Calibrated survivals of committed rounds only: a sample, newest last."""
@@ -409,10 +415,12 @@ class LoadReport(_message.Message):
         guard_violations: _builtins.int = ...,
         guard_tripped: _builtins.bool = ...,
         budget_term: _builtins.int = ...,
+        queued_prompt_tokens: _builtins.int = ...,
+        queue_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "queued_prompt_tokens", b"queued_prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,10 +651,13 @@ class Fleet(_message.Message):
         READY_REPLICAS_FIELD_NUMBER: _builtins.int
         BUDGET_FIELD_NUMBER: _builtins.int
         CONDITIONS_FIELD_NUMBER: _builtins.int
+        WANTED_BECAUSE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         role: _common_pb2.Role.ValueType
         wanted_replicas: _builtins.int
         ready_replicas: _builtins.int
+        wanted_because: _builtins.str
+        """Why so many replicas are wanted, in one sentence."""
         @_builtins.property
         def budget(self) -> Global___Budget: ...
         @_builtins.property
@@ -662,10 +673,11 @@ class Fleet(_message.Message):
             ready_replicas: _builtins.int = ...,
             budget: Global___Budget | None = ...,
             conditions: _abc.Iterable[_builtins.str] | None = ...,
+            wanted_because: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "conditions", b"conditions", "name", b"name", "ready_replicas", b"ready_replicas", "role", b"role", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "conditions", b"conditions", "name", b"name", "ready_replicas", b"ready_replicas", "role", b"role", "wanted_because", b"wanted_because", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -703,10 +715,15 @@ class SetWantedReplicasRequest(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     replicas: _builtins.int
     author: _builtins.str
     reason: _builtins.str
+    automatic: _builtins.bool
+    """Takes back what was asked: the pool scales by its load, or wants its
+    configured replicas.
+    """
     def __init__(
         self,
         *,
@@ -714,10 +731,11 @@ class SetWantedReplicasRequest(_message.Message):
         replicas: _builtins.int = ...,
         author: _builtins.str = ...,
         reason: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "pool", b"pool", "reason", b"reason", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "automatic", b"automatic", "pool", b"pool", "reason", b"reason", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
