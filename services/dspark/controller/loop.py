@@ -228,7 +228,7 @@ class Controller:
         known = self.registry.find(replica)
         if known is not None:
             version = "" if known.curve is None else known.curve.version
-            return self.plan.budget(pool, version)
+            return self.plan.budget(pool, version, replica)
         return next(iter(self.plan.budgets(pool)), None)
 
     def tick(self, now_s: float, unix_s: float) -> Plan:
@@ -252,6 +252,7 @@ class Controller:
                 asked=self._asked(),
                 remarks=self._fresh_remarks(now_s),
                 policies=self.policies.in_force(unix_s),
+                canaries=self.policies.canaries(unix_s),
                 resumed=self.memory.issued(),
             ),
             curves=curves,

@@ -147,7 +147,7 @@ def issue(
         ``previous`` with its times, or a budget with the epoch given: it has to be sent.
     """
     problem = evidence.curve_problem()
-    if previous is not None and policy.activation_sessions != previous.policy.activation_sessions:
+    if previous is not None and rules_of(settings, policy) != rules_of(settings, previous.policy):
         previous = replace(previous, planned=(), considered_s=-math.inf)  # other rules: a new plan
     switched = previous is not None and (evidence.stopped is not None) != (
         previous.planned == disabled()
@@ -219,10 +219,15 @@ def _reason(
 
 
 def rules_of(settings: PlanSettings, policy: Policy) -> Rules:
-    """Return the planner's rules with the policy's activation threshold in them."""
-    if policy.activation_sessions is None:
-        return settings.rules
-    return replace(settings.rules, activation_sessions=policy.activation_sessions)
+    """Return the planner's rules with the policy's activation threshold and promise in them."""
+    activation = policy.activation_sessions
+    return replace(
+        settings.rules,
+        activation_sessions=settings.rules.activation_sessions
+        if activation is None
+        else activation,
+        min_tokens_per_s=policy.min_tokens_per_s,
+    )
 
 
 def _due(previous: Issued, problem: str | None, settings: PlanSettings, now_s: float) -> bool:
@@ -242,7 +247,7 @@ def plan_table(
     Args:
         evidence: What to compute it from.
         settings: How to plan.
-        policy: Of the pool: its activation threshold is part of the plan.
+        policy: Of the pool: its activation threshold and its promise are part of the plan.
         previous: The planned table in force, whose entries are kept unless a change pays.
     """
     if evidence.stopped is not None:

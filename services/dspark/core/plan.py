@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dspark.core.budget import Budget
+from dspark.core.canary import choose_canaries
 from dspark.core.curve import Curve, curve_problem
 from dspark.core.fleet import Member, Role
-from dspark.core.ids import Epoch, PoolName, Term
+from dspark.core.ids import Epoch, PoolName, ReplicaName, Term
 from dspark.core.issue import BudgetKey, Evidence, Issued, issue
 from dspark.core.policy import DEFAULT_POLICY, PlanSettings, Policy
 from dspark.core.reservoir import Acceptance
@@ -33,6 +34,7 @@ class Observation:
         asked: Of the pools' sizes.
         remarks: Conditions found elsewhere (a refused replica, say), by pool.
         policies: In force, by pool; absent: the default.
+        canaries: What a share of a pool's replicas tries out, by pool.
         resumed: The last tables of classes that the previous plan does not know.
     """
 
@@ -42,6 +44,7 @@ class Observation:
     asked: Asked = Asked()
     remarks: Mapping[PoolName, Sequence[str]] = field(default_factory=dict)
     policies: Mapping[PoolName, Policy] = field(default_factory=dict)
+    canaries: Mapping[PoolName, Policy] = field(default_factory=dict)
     resumed: Mapping[BudgetKey, Issued] = field(default_factory=dict)
 
 
@@ -56,6 +59,8 @@ class Plan:
         reasons: What changed since the previous plan, a pool and one sentence each.
         epoch: The newest epoch in use.
         evidence: What each budget was computed from.
+        canaries: Replicas that try a policy out.
+        tried: The budget of the canaries in each class that has any.
     """
 
     issued: Mapping[BudgetKey, Issued] = field(default_factory=dict)
@@ -64,15 +69,20 @@ class Plan:
     reasons: tuple[tuple[PoolName, str], ...] = ()
     epoch: Epoch = _NO_EPOCH
     evidence: Mapping[BudgetKey, Evidence] = field(default_factory=dict)
+    canaries: frozenset[ReplicaName] = frozenset()
+    tried: Mapping[BudgetKey, Issued] = field(default_factory=dict)
 
     @property
     def wanted(self) -> Mapping[PoolName, int]:
         """Replicas wanted in each known pool."""
         return {pool: size.wanted for pool, size in self.sizes.items()}
 
-    def budget(self, pool: PoolName, curve_version: str) -> Budget | None:
-        """Return the budget of one class, if it is sent."""
-        found = self.issued.get((pool, curve_version))
+    def budget(
+        self, pool: PoolName, curve_version: str, replica: ReplicaName | None = None
+    ) -> Budget | None:
+        """Return the budget of one class, or of a replica of it, if it is sent."""
+        key = (pool, curve_version)
+        found = (self.tried if replica in self.canaries else self.issued).get(key)
         return None if found is None or found.policy.shadow else found.budget
 
     def budgets(self, pool: PoolName) -> tuple[Budget, ...]:
@@ -110,6 +120,8 @@ def plan(
     drafter_curve = _drafter_curve(drafters, curves, observation.roles)
     issued: dict[BudgetKey, Issued] = {}
     known: dict[BudgetKey, Evidence] = {}
+    tried: dict[BudgetKey, Issued] = {}
+    canaries: set[ReplicaName] = set()
     conditions: dict[PoolName, list[str]] = {}
     reasons: list[tuple[PoolName, str]] = []
     epoch = previous.epoch
@@ -121,6 +133,17 @@ def plan(
         stopped = _stopped(members)
         if stopped is not None:
             conditions[pool].append(f"GuardTripped: speculation is off: {stopped}")
+        policy = observation.policies.get(pool, DEFAULT_POLICY)
+        canary = observation.canaries.get(pool)
+        if canary is not None:
+            chosen = choose_canaries(members, canary.canary_share or 0.0)
+            canaries |= chosen
+            if not chosen:
+                conditions[pool].append("CanaryWaits: it needs two replicas that are ready")
+        if _missed(members, policy.min_tokens_per_s):
+            conditions[pool].append(
+                f"PromiseMissed: sessions get less than {policy.min_tokens_per_s:g} tokens/s"
+            )
         for version, cohort in _classes(members).items():
             key = (pool, version)
             evidence = Evidence(
@@ -138,13 +161,21 @@ def plan(
             issued[key] = issue(
                 key, evidence, before, settings,
                 term=observation.term, epoch=Epoch(epoch + 1), now_s=now_s,
-                policy=observation.policies.get(pool, DEFAULT_POLICY),
+                policy=policy,
             )  # fmt: skip
-            budget = issued[key].budget
-            if budget.epoch > epoch:
-                epoch = budget.epoch
-                if before is None or before.budget.buckets != budget.buckets:
-                    reasons.append((pool, f"epoch {epoch}: {budget.reason}"))
+            pairs = [(before, issued[key])]
+            if canary is not None and any(one.replica.name in canaries for one in cohort):
+                first = max(epoch, issued[key].budget.epoch)
+                tried[key] = issue(
+                    key, evidence, previous.tried.get(key), settings,
+                    term=observation.term, epoch=Epoch(first + 1), now_s=now_s, policy=canary,
+                )  # fmt: skip
+                pairs.append((previous.tried.get(key), tried[key]))
+            for old, new in pairs:
+                if new.budget.epoch > epoch:
+                    epoch = new.budget.epoch
+                    if old is None or old.budget.buckets != new.budget.buckets:
+                        reasons.append((pool, f"epoch {epoch}: {new.budget.reason}"))
     sizes = wanted_replicas(
         observation.asked,
         observation.roles,
@@ -165,6 +196,8 @@ def plan(
         reasons=tuple(reasons),
         epoch=epoch,
         evidence=known,
+        canaries=frozenset(canaries),
+        tried=tried,
     )
 
 
@@ -188,6 +221,15 @@ def _stopped(members: Sequence[Member]) -> str | None:
     if not names:
         return None
     return f"the output of {', '.join(sorted(names))} is not the target's (restart to clear this)"
+
+
+def _missed(members: Sequence[Member], promised: float | None) -> bool:
+    """Whether sessions commit fewer tokens a second than they were promised."""
+    loads = [member.load for member in members if member.load and member.load.active_sessions]
+    seconds = sum(load.window_s * load.active_sessions for load in loads)
+    if promised is None or seconds <= 0:
+        return False
+    return sum(load.committed_tokens for load in loads) < promised * seconds
 
 
 def _classes(members: Sequence[Member]) -> dict[str, list[Member]]:

@@ -9,6 +9,10 @@ MAX_DRAFT_TOKENS = 65536
 """Largest number of draft tokens that a policy may name."""
 
 
+MAX_PROMISE = 1e6
+"""Most tokens a second that a session may be promised."""
+
+
 class Mode(Enum):
     """Where a pool's budget comes from."""
 
@@ -29,8 +33,9 @@ class Policy:
         cap: A step verifies at most this many.
         activation_sessions: Below this many sessions in a step everything is verified; None: as
             the planner is set.
-        min_tokens_per_s: Tokens a second that each session is promised: entries that miss it give
-            way to the best one, and verifiers scale by it.
+        min_tokens_per_s: Tokens a second that each session is promised: an entry that misses it
+            gives way to the fastest one, and verifiers that follow their load scale by it.
+        canary_share: Only for this share of the replicas; the others keep the policy below.
         shadow: The budget is computed, logged and shown, and not sent: verifiers admit by their
             own curve.
 
@@ -44,6 +49,7 @@ class Policy:
     cap: int | None = None
     activation_sessions: int | None = None
     min_tokens_per_s: float | None = None
+    canary_share: float | None = None
     shadow: bool = False
 
     def __post_init__(self) -> None:
@@ -57,8 +63,15 @@ class Policy:
             raise ValueError(
                 f"activation_sessions is {self.activation_sessions}: it must be 1..1024"
             )
+        if self.min_tokens_per_s is not None and not 0 < self.min_tokens_per_s <= MAX_PROMISE:
+            raise ValueError(
+                f"min_tokens_per_s is {self.min_tokens_per_s}: it must be above 0, "
+                f"at most {MAX_PROMISE:g}"
+            )
+        if self.canary_share is not None and not 0 < self.canary_share < 1:
+            raise ValueError(f"canary_share is {self.canary_share}: it must be between 0 and 1")
         if self.mode is not Mode.AUTO:
-            for name in ("floor", "cap", "activation_sessions"):
+            for name in ("floor", "cap", "activation_sessions", "min_tokens_per_s"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} bounds mode auto; mode is {self.mode.value}")
         if self.floor is not None and self.cap is not None and self.floor > self.cap:
@@ -86,12 +99,15 @@ class Rules:
         trim_gain: Trim only for at least this share more Theta than verifying all.
         off_gain: Go without drafts only for at least this share more Theta.
         change_gain: Keep the previous entry unless the new one gives this share more Theta.
+        min_tokens_per_s: Of each session: where an entry misses it, the fastest one is taken
+            whatever the gains above say.
     """
 
     activation_sessions: int = 2
     trim_gain: float = 0.02
     off_gain: float = 0.05
     change_gain: float = 0.03
+    min_tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

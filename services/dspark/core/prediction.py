@@ -14,7 +14,7 @@ from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket, lookup
 from dspark.core.cohorts import Cohorts
 from dspark.core.issue import Evidence, Issued, rules_of
 from dspark.core.policy import PlanSettings
-from dspark.core.theta import Theta, better_cohorts, choose_entry, theta
+from dspark.core.theta import Theta, better_cohorts, choose_entry, promised_entry, theta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,16 @@ def _planned_because(
     if now is None or known < settings.min_samples:
         return f"samples: {known} of {settings.min_samples} committed rounds are known"
     rules = rules_of(settings, issued.policy)
+    promised = rules.min_tokens_per_s
+    if promised is not None:
+        best = max(float(now.row.max()), now.off) / now.step.sessions
+        if best < promised:
+            return f"promise: {promised:g} tokens/s each is out of reach, {best:.3g} is the most"
+        chosen = choose_entry(now.row, now.off, now.step.sessions, rules)
+        if planned != chosen and planned == promised_entry(
+            now.row, now.off, now.step.sessions, chosen, rules
+        ):
+            return f"promise: {promised:g} tokens/s each needs the fastest entry"
     if planned != choose_entry(now.row, now.off, now.step.sessions, rules):
         return "hysteresis: another entry would not gain enough to change"
     if planned == OFF:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from dspark.core.policy import MAX_DRAFT_TOKENS, Mode, Policy
+from dspark.core.policy import MAX_DRAFT_TOKENS, MAX_PROMISE, Mode, Policy
 
 Tokens = Annotated[int, Field(ge=0, le=MAX_DRAFT_TOKENS)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
@@ -33,6 +33,13 @@ class PolicyShape(Shape):
     """With mode auto: a step verifies at most so many draft tokens."""
     activation_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """With mode auto: below so many sessions in a step everything is verified."""
+    min_tokens_per_s: Annotated[float, Field(gt=0, le=MAX_PROMISE, allow_inf_nan=False)] | None = (
+        None
+    )
+    """With mode auto: tokens a second that each session is promised."""
+    canary_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    """Only for this share of the pool's replicas, one at least; the others keep what is in
+    force."""
     shadow: bool = False
     """Compute, log and show the budget, and do not send it (role admin)."""
 
@@ -55,6 +62,8 @@ class PolicyShape(Shape):
             floor=policy.floor,
             cap=policy.cap,
             activation_sessions=policy.activation_sessions,
+            min_tokens_per_s=policy.min_tokens_per_s,
+            canary_share=policy.canary_share,
             shadow=policy.shadow,
         )
 
