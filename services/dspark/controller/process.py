@@ -17,13 +17,12 @@ from dspark.controller.api.tokens import Tokens
 from dspark.controller.leadership import become_leader, hold_leadership
 from dspark.controller.loop import Controller
 from dspark.controller.open_store import open_store
-from dspark.controller.service import SERVICE_NAME, ControlService
+from dspark.controller.service import SERVICE_NAME, ControlService, add_control_service
 from dspark.controller.store import Store, StoreLost
 from dspark.rpc.http import HttpServer, bind
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
 from dspark.telemetry.endpoint import serve_metrics
-from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ async def _lead(
         [SERVICE_NAME],
     )
     service = ControlService(controller, settings)
-    server.add(lambda target: add_ControlServiceServicer_to_server(service, target))
+    server.add(lambda target: add_control_service(service, target))
     address = await server.start()
     log.info("controller at %s, term %d", address, controller.term)
     ticking = asyncio.create_task(controller.run())

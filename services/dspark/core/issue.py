@@ -220,14 +220,10 @@ def _reason(
 
 def rules_of(settings: PlanSettings, policy: Policy) -> Rules:
     """Return the planner's rules with the policy's activation threshold and promise in them."""
-    activation = policy.activation_sessions
-    return replace(
-        settings.rules,
-        activation_sessions=settings.rules.activation_sessions
-        if activation is None
-        else activation,
-        min_tokens_per_s=policy.min_tokens_per_s,
-    )
+    rules = replace(settings.rules, min_tokens_per_s=policy.min_tokens_per_s)
+    if policy.activation_sessions is None:
+        return rules
+    return replace(rules, activation_sessions=policy.activation_sessions)
 
 
 def _due(previous: Issued, problem: str | None, settings: PlanSettings, now_s: float) -> bool:

@@ -41,7 +41,7 @@ class Observation:
     term: Term
     members: Sequence[Member]
     roles: Mapping[PoolName, Role]
-    asked: Asked = Asked()
+    asked: Asked = field(default_factory=Asked)
     remarks: Mapping[PoolName, Sequence[str]] = field(default_factory=dict)
     policies: Mapping[PoolName, Policy] = field(default_factory=dict)
     canaries: Mapping[PoolName, Policy] = field(default_factory=dict)

@@ -133,7 +133,7 @@ def keep_entry(
 def promised_entry(
     row: NDArray[np.float64], off: float, sessions: int, chosen: int, rules: Rules
 ) -> int:
-    """Return ``chosen``, or the fastest entry where ``chosen`` misses what sessions are promised."""
+    """Return ``chosen``, or the fastest entry where it misses what sessions are promised."""
     if rules.min_tokens_per_s is None:
         return chosen
     if _value(row, off, chosen) >= rules.min_tokens_per_s * sessions:

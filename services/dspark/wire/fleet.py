@@ -1,5 +1,7 @@
 """Replicas, load reports and the fleet <-> wire."""
 
+from collections.abc import Callable
+
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.fleet import (
     Compatibility,
@@ -243,15 +245,26 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
     )
 
 
-def fleet_to_wire(fleet: Fleet) -> control_pb2.Fleet:
-    """Convert for sending."""
+def fleet_to_wire(
+    fleet: Fleet,
+    *,
+    replica: Callable[[Replica], control_pb2.Replica] = replica_to_wire,
+    load: Callable[[LoadReport], control_pb2.LoadReport] = load_report_to_wire,
+) -> control_pb2.Fleet:
+    """Convert for sending.
+
+    Args:
+        fleet: To convert.
+        replica: How a replica is converted.
+        load: How a report is converted.
+    """
     return control_pb2.Fleet(
         term=fleet.term,
         version=fleet.version,
         members=[
             control_pb2.Fleet.Member(
-                replica=replica_to_wire(member.replica),
-                load=None if member.load is None else load_report_to_wire(member.load),
+                replica=replica(member.replica),
+                load=None if member.load is None else load(member.load),
                 seconds_since_report=member.seconds_since_report,
             )
             for member in fleet.members
