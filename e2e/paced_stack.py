@@ -19,7 +19,7 @@ MODEL = "paced-qwen3-4b-h100"
 def paced_words(state_dir: Path, *settings: str) -> list[str]:
     """Options of ``dspark up``: paced engines without a prefill pool, free ports, own state."""
     given = (
-        f"controller.port={free_port()}",
+        f"controller.port={free_port()}",  # a later setting goes before an earlier one
         "start_timeout_s=540",
         # Short lives, so that a story does not take long.
         "pools.prefill.replicas=0",

@@ -1,6 +1,6 @@
 """What the controller costs at a large fleet: printed and not asserted, but for what was computed.
 
-    pytest -m long tests/controller/test_tick_cost.py
+pytest -m long tests/controller/test_tick_cost.py
 """
 
 import asyncio

@@ -13,6 +13,8 @@ import uvicorn
 from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.controller.api.app import ControlApi
+from dspark.controller.api.service import SERVICE_NAME as API_SERVICE_NAME
+from dspark.controller.api.service import ControlApiService
 from dspark.controller.api.tokens import Tokens
 from dspark.controller.leadership import become_leader, hold_leadership
 from dspark.controller.loop import Controller
@@ -23,6 +25,7 @@ from dspark.rpc.http import HttpServer, bind
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
 from dspark.telemetry.endpoint import serve_metrics
+from dspark.wire.v1.control_api_pb2_grpc import add_ControlApiServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
         try:
             await _first(stopped, become_leader(store, controller, settings.leader_lease_s))
             if not stop.is_set():
-                await _lead(settings, controller, store, stopped)
+                await _lead(settings, controller, api, store, stopped)
         finally:
             log.info("controller stops")
             api.stopping.set()
@@ -63,7 +66,11 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
 
 
 async def _lead(
-    settings: ControllerSettings, controller: Controller, store: Store, stopped: asyncio.Task[bool]
+    settings: ControllerSettings,
+    controller: Controller,
+    api: ControlApi,
+    store: Store,
+    stopped: asyncio.Task[bool],
 ) -> None:
     """Serve replicas until stopped.
 
@@ -76,10 +83,12 @@ async def _lead(
             port_min=settings.port,
             port_max=settings.port,
         ),
-        [SERVICE_NAME],
+        [SERVICE_NAME, API_SERVICE_NAME],
     )
     service = ControlService(controller, settings)
     server.add(lambda target: add_control_service(service, target))
+    twin = ControlApiService(api, controller.events)
+    server.add(lambda target: add_ControlApiServiceServicer_to_server(twin, target))
     address = await server.start()
     log.info("controller at %s, term %d", address, controller.term)
     ticking = asyncio.create_task(controller.run())

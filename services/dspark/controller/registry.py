@@ -165,8 +165,10 @@ class Registry:
     def _choose_standard(self, newcomer: Replica) -> None:
         """Look for another standard where the newcomer may be it; mostly it is not."""
         known = self._standard
-        if known is None or known.name == newcomer.name or (
-            newcomer.role is Role.VERIFIER and known.role is not Role.VERIFIER
+        if (
+            known is None
+            or known.name == newcomer.name
+            or (newcomer.role is Role.VERIFIER and known.role is not Role.VERIFIER)
         ):
             self._standard = reference(self.replicas())
 
