@@ -17,13 +17,13 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.controller.redis_server import RedisServer, a_redis
 
 from dspark.cli.stack.sweep import marked_processes
 from e2e.conftest import free_port
 from e2e.equality import load_prompts
 from e2e.paced_stack import Load, generate, paced_words
 from e2e.stack import Stack, dspark, environment, wait_until
-from tests.controller.redis_server import RedisServer, a_redis
 
 pytestmark = pytest.mark.slow
 
@@ -231,7 +231,7 @@ def test_an_operators_day_changes_no_output(system: System) -> None:
         wait_until(
             lambda: any(one.cap == 3 for one in looker.last(3)),
             timeout_s=60,
-            what="the cap is seen",
+            what="the new cap",
         )
     assert capped, "steps were run under the cap"
     # The newest report may still be of steps from before the cap: the last ones are not.

@@ -123,6 +123,6 @@ async def test_a_snapshot_reaches_a_thousand_watchers(capsys: pytest.CaptureFixt
         await server.stop(0.0)
     with capsys.disabled():
         print(
-            f"\na snapshot of 100 replicas at {WATCHERS} watchers after {1000 * min(seconds):.0f} ms "
-            "(watchers and controller share one core)"
+            f"\na snapshot of 100 replicas is at {WATCHERS} watchers after "
+            f"{1000 * min(seconds):.0f} ms (watchers and controller share one core)"
         )

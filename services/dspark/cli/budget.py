@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -37,6 +38,12 @@ Activation = Annotated[
 ]
 Promise = Annotated[
     float | None, typer.Option(min=0, help="Tokens a second that each session is promised.")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight", help="PRIORITY=WEIGHT: what drafts of such requests count; may be repeated."
+    ),
 ]
 CanaryShare = Annotated[
     float | None, typer.Option(help="Only for this share of the replicas, like 0.1.")
@@ -74,6 +81,7 @@ def set_(
     cap: Cap = None,
     activation_sessions: Activation = None,
     min_tokens_per_s: Promise = None,
+    weight: Weights = None,
     canary_share: CanaryShare = None,
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Compute and show the budget, do not send it.")
@@ -90,7 +98,7 @@ def set_(
     policy = _policy(
         mode, draft_tokens=draft_tokens, floor=floor, cap=cap,
         activation_sessions=activation_sessions, min_tokens_per_s=min_tokens_per_s,
-        canary_share=canary_share, shadow=shadow or None,
+        priority_weights=read_weights(weight), canary_share=canary_share, shadow=shadow or None,
     )  # fmt: skip
     life = {} if ttl is None else {"ttl_s": seconds(ttl)}
     api = open_api(url, state_folder(state_dir))
@@ -160,6 +168,7 @@ def whatif(
     cap: Cap = None,
     activation_sessions: Activation = None,
     min_tokens_per_s: Promise = None,
+    weight: Weights = None,
     canary_share: CanaryShare = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Of the pool.")] = None,
     sessions: Annotated[int | None, typer.Option(min=1, help="In the pool.")] = None,
@@ -171,7 +180,7 @@ def whatif(
     policy = _policy(
         mode, draft_tokens=draft_tokens, floor=floor, cap=cap,
         activation_sessions=activation_sessions, min_tokens_per_s=min_tokens_per_s,
-        canary_share=canary_share,
+        priority_weights=read_weights(weight), canary_share=canary_share,
     )  # fmt: skip
     given = {"replicas": replicas, "sessions": sessions, "policy": policy if policy else None}
     body = {key: value for key, value in given.items() if value is not None}
@@ -219,11 +228,26 @@ def seconds(text: str) -> float:
     return float(match.group(1)) * _UNITS[match.group(2) or "s"]
 
 
-def _policy(mode: str | None, **fields: float | None) -> dict[str, Any]:
+def _policy(mode: str | None, **fields: object) -> dict[str, Any]:
     """Return what was given of a policy; empty where nothing was."""
     if mode is None and fields["draft_tokens"] is not None:
         mode = "pinned"
     return {key: value for key, value in {"mode": mode, **fields}.items() if value is not None}
+
+
+def read_weights(words: Sequence[str] | None) -> list[dict[str, float]] | None:
+    """Return ["10=0.5", "0=2"] as the API has it, by priority; None for none.
+
+    Raises:
+        ValueError: One is not PRIORITY=WEIGHT.
+    """
+    weights = []
+    for word in words or ():
+        match = re.fullmatch(r"(-?\d+)=(\d+(?:\.\d+)?)", word.strip())
+        if match is None:
+            raise ValueError(f"--weight {word!r}: expected PRIORITY=WEIGHT, like 10=0.5")
+        weights.append({"priority": int(match.group(1)), "weight": float(match.group(2))})
+    return sorted(weights, key=lambda each: each["priority"]) or None
 
 
 def _verifier_pools(api: ControlApi, pool: str | None) -> list[str]:

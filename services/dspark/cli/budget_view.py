@@ -19,6 +19,8 @@ def describe_policy(policy: Mapping[str, Any]) -> str:
     ):  # fmt: skip
         if policy[field] is not None:
             words.append(f"{field.replace('_', ' ')} {policy[field]:g}")
+    for each in policy["priority_weights"]:
+        words.append(f"weight {each['weight']:g} of priority {each['priority']}")
     return ", ".join([*words, *(["shadow"] if policy["shadow"] else [])])
 
 

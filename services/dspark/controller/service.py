@@ -99,18 +99,20 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                 sent = budget
                 yield budget_to_wire(budget)
 
-    async def watch_fleet(
+    async def WatchFleet(
         self,
         request: control_pb2.WatchFleetRequest,
-        context: aio.ServicerContext[control_pb2.WatchFleetRequest, bytes],
-    ) -> AsyncIterator[bytes]:
-        """Send a snapshot as ``WatchFleet``, then the newest one whenever there is a newer.
+        context: aio.ServicerContext[control_pb2.WatchFleetRequest, control_pb2.Fleet],
+    ) -> AsyncIterator[control_pb2.Fleet]:
+        """Send a snapshot, then the newest one whenever there is a newer.
 
-        As bytes: a message would be serialised again for every watcher.
+        As bytes (see ``add_control_service``): a message would be serialised again for every
+        watcher.
         """
         log.info("%s watches the fleet", request.watcher or "somebody")
         async for fleet in self._controller.fleet.watch():
-            yield self._encoder.encode(fleet, brief=request.brief)
+            encoded: Any = self._encoder.encode(fleet, brief=request.brief)
+            yield encoded
 
     async def SetWantedReplicas(
         self,
@@ -159,7 +161,7 @@ def add_control_service(service: ControlService, server: aio.Server) -> None:
     handlers = _Handlers()
     control_pb2_grpc.add_ControlServiceServicer_to_server(service, handlers)  # type: ignore[arg-type]
     handlers.found["WatchFleet"] = grpc.unary_stream_rpc_method_handler(
-        service.watch_fleet,  # type: ignore[arg-type]  # of grpc.aio
+        service.WatchFleet,
         request_deserializer=control_pb2.WatchFleetRequest.FromString,
         response_serializer=bytes,
     )

@@ -21,6 +21,7 @@ class Generation:
         speculate: Whether to draft; never changes the output.
         max_draft_tokens: Largest draft; 0 for the drafter's block size.
         rules: What is done to the logits.
+        priority: Lower ones are admitted first, and policies may weigh them.
         top_logprobs: How many alternatives are reported with each token's log-probability; None
             for no log-probabilities.
     """
@@ -35,6 +36,7 @@ class Generation:
     max_draft_tokens: int = 0
     rules: LogitRules = NO_RULES
     top_logprobs: int | None = None
+    priority: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt:

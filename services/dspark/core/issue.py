@@ -179,6 +179,7 @@ def issue(
         curve_version=key[1],
         buckets=table,
         reason=_reason(planned_reason, policy, table, planned),
+        weights=policy.priority_weights,
     )
     return Issued(
         budget=budget,

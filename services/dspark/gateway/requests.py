@@ -165,6 +165,7 @@ def _job(
                 max_draft_tokens=speculation.max_draft_tokens or 0,
                 rules=rules,
                 top_logprobs=top_logprobs,
+                priority=body.priority or 0,
             ),
             model=model.name,
             # Choices of one prompt share its pages, so they go to one verifier.

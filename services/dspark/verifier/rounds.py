@@ -1,6 +1,6 @@
 """Rounds: draft, verify, commit, and ask again.  Used by the engine's thread only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from dspark.core.budget import DISABLED, OFF
@@ -29,6 +29,9 @@ class BudgetSource(Protocol):
 
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
+
+    def weights(self, now_s: float) -> Mapping[int, float]:
+        """Return what drafts count by priority; 1 where it is not listed."""
 
 
 class Rounds:
@@ -99,6 +102,7 @@ class Rounds:
             curve=self.curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
+            weights=self._budget.weights(began_s),
         )
         planned_s = self._clock()
         chosen = self._target.step(step.segments)

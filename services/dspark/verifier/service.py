@@ -120,6 +120,7 @@ def _generation(request: verify_pb2.GenerateRequest) -> Generation:
         max_draft_tokens=request.speculation.max_draft_tokens,
         rules=rules_from_wire(request.logit_rules),
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
+        priority=request.priority,
     )
 
 

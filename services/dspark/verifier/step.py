@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from dspark.core.admission import Admission, SessionDraft, admit, admit_top
 from dspark.core.budget import ALL, OFF
@@ -53,6 +54,7 @@ def plan_step(
     curve: Curve | None,
     max_batch_tokens: int,
     prefill_chunk_tokens: int,
+    weights: Mapping[int, float] = MappingProxyType({}),
 ) -> VerifyStep:
     """Choose every session's verified prefix and lay out the batch.
 
@@ -64,9 +66,14 @@ def plan_step(
         curve: The replica's own curve.
         max_batch_tokens: Bound on the forward; every decoding session has one token of it.
         prefill_chunk_tokens: Most prompt tokens of one session in a step.
+        weights: Of drafts, by their session's priority; 1 where it is not listed.
     """
     candidates = [
-        SessionDraft(session=session.id, survivals=survivals(blocks[session.id].confidences))
+        SessionDraft(
+            session=session.id,
+            survivals=survivals(blocks[session.id].confidences),
+            weight=weights.get(session.generation.priority, 1.0),
+        )
         for session in decoding
         if session.id in blocks
     ]
@@ -164,6 +171,7 @@ def _admit(
         SessionDraft(
             session=draft.session,
             survivals=draft.survivals[: admission.lengths[draft.session]],
+            weight=draft.weight,
         )
         for draft in candidates
     ]

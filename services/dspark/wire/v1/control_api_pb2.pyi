@@ -349,6 +349,7 @@ class ApiPolicy(_message.Message):
     MIN_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     CANARY_SHARE_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    PRIORITY_WEIGHTS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     """auto: planned, within the bounds below; pinned: draft_tokens at any load; off: no drafting;
     verify-all: everything drafted is verified.
@@ -367,6 +368,12 @@ class ApiPolicy(_message.Message):
     """Only for this share of the pool's replicas, one at least; the others keep what is in force."""
     shadow: _builtins.bool
     """Compute, log and show the budget, and do not send it (role admin)."""
+    @_builtins.property
+    def priority_weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiPriorityWeight]:
+        """What drafts of requests of a priority count where a step cannot verify all; 1 where it is not
+        listed. By growing priority, with mode auto or pinned.
+        """
+
     def __init__(
         self,
         *,
@@ -378,10 +385,11 @@ class ApiPolicy(_message.Message):
         min_tokens_per_s: _builtins.float | None = ...,
         canary_share: _builtins.float | None = ...,
         shadow: _builtins.bool | None = ...,
+        priority_weights: _abc.Iterable[Global___ApiPriorityWeight] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_activation_sessions", b"_activation_sessions", "_canary_share", b"_canary_share", "_cap", b"_cap", "_draft_tokens", b"_draft_tokens", "_floor", b"_floor", "_min_tokens_per_s", b"_min_tokens_per_s", "_mode", b"_mode", "_shadow", b"_shadow", "activation_sessions", b"activation_sessions", "canary_share", b"canary_share", "cap", b"cap", "draft_tokens", b"draft_tokens", "floor", b"floor", "min_tokens_per_s", b"min_tokens_per_s", "mode", b"mode", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation_sessions", b"_activation_sessions", "_canary_share", b"_canary_share", "_cap", b"_cap", "_draft_tokens", b"_draft_tokens", "_floor", b"_floor", "_min_tokens_per_s", b"_min_tokens_per_s", "_mode", b"_mode", "_shadow", b"_shadow", "activation_sessions", b"activation_sessions", "canary_share", b"canary_share", "cap", b"cap", "draft_tokens", b"draft_tokens", "floor", b"floor", "min_tokens_per_s", b"min_tokens_per_s", "mode", b"mode", "shadow", b"shadow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation_sessions", b"_activation_sessions", "_canary_share", b"_canary_share", "_cap", b"_cap", "_draft_tokens", b"_draft_tokens", "_floor", b"_floor", "_min_tokens_per_s", b"_min_tokens_per_s", "_mode", b"_mode", "_shadow", b"_shadow", "activation_sessions", b"activation_sessions", "canary_share", b"canary_share", "cap", b"cap", "draft_tokens", b"draft_tokens", "floor", b"floor", "min_tokens_per_s", b"min_tokens_per_s", "mode", b"mode", "priority_weights", b"priority_weights", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activation_sessions: _TypeAlias = _typing.Literal["activation_sessions"]  # noqa: Y015
     _WhichOneofArgType__activation_sessions: _TypeAlias = _typing.Literal["_activation_sessions", b"_activation_sessions"]  # noqa: Y015
@@ -417,6 +425,32 @@ class ApiPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow) -> _WhichOneofReturnType__shadow | None: ...
 
 Global___ApiPolicy: _TypeAlias = ApiPolicy  # noqa: Y015
+
+@_typing.final
+class ApiPriorityWeight(_message.Message):
+    """What drafts of requests of one priority count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """Of requests: their field priority, 0 where they do not say."""
+    weight: _builtins.float
+    """Against 1."""
+    def __init__(
+        self,
+        *,
+        priority: _builtins.int = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiPriorityWeight: _TypeAlias = ApiPriorityWeight  # noqa: Y015
 
 @_typing.final
 class ApiLayer(_message.Message):

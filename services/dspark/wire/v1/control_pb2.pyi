@@ -526,6 +526,26 @@ class Budget(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class PriorityWeight(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PRIORITY_FIELD_NUMBER: _builtins.int
+        WEIGHT_FIELD_NUMBER: _builtins.int
+        priority: _builtins.int
+        weight: _builtins.float
+        def __init__(
+            self,
+            *,
+            priority: _builtins.int = ...,
+            weight: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "weight", b"weight"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class ContextBucket(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,6 +581,7 @@ class Budget(_message.Message):
     CURVE_VERSION_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     term: _builtins.int
     """(term, epoch) grows; a replica refuses anything older than it has."""
@@ -573,6 +594,12 @@ class Budget(_message.Message):
     """One sentence for people."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget.ContextBucket]: ...
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget.PriorityWeight]:
+        """What a draft counts where a step cannot verify all, by its session's
+        priority; 1 where that is not listed.
+        """
+
     def __init__(
         self,
         *,
@@ -583,10 +610,11 @@ class Budget(_message.Message):
         curve_version: _builtins.str = ...,
         buckets: _abc.Iterable[Global___Budget.ContextBucket] | None = ...,
         reason: _builtins.str = ...,
+        weights: _abc.Iterable[Global___Budget.PriorityWeight] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "curve_version", b"curve_version", "epoch", b"epoch", "pool", b"pool", "reason", b"reason", "term", b"term", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "curve_version", b"curve_version", "epoch", b"epoch", "pool", b"pool", "reason", b"reason", "term", b"term", "ttl_seconds", b"ttl_seconds", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
