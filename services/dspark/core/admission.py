@@ -49,10 +49,13 @@ class SessionDraft:
     Attributes:
         session: The session.
         survivals: a_1 .. a_n: the chance that the first k drafts are all accepted.
+        weight: What each counts against other sessions' where a budget is shared out; a property
+            of the request, so that it tells nothing of what was drafted.
     """
 
     session: SessionId
     survivals: tuple[float, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +114,7 @@ def admit(
 
 
 def admit_top(drafts: Sequence[SessionDraft], budget_tokens: int) -> dict[SessionId, int]:
-    """Admit the ``budget_tokens`` best drafts, by (-survival, position, session).
+    """Admit the ``budget_tokens`` best drafts, by (-weight * survival, position, session).
 
     Args:
         drafts: This step's drafts, in any order; sessions differ.
@@ -128,7 +131,7 @@ def admit_top(drafts: Sequence[SessionDraft], budget_tokens: int) -> dict[Sessio
         return {draft.session: len(draft.survivals) for draft in drafts}
     if budget_tokens < 0:
         raise ValueError(f"a budget of {budget_tokens} tokens is neither K >= 0 nor ALL (-1)")
-    sessions, columns, _ = _ranked(drafts)
+    sessions, columns, _ = _ranked(drafts, weighted=True)
     return _lengths(sessions, columns[:budget_tokens])
 
 
@@ -172,6 +175,8 @@ def admit_causal(
 
 def _ranked(
     drafts: Sequence[SessionDraft],
+    *,
+    weighted: bool = False,
 ) -> tuple[list[SessionId], NDArray[np.intp], NDArray[np.float64]]:
     """Return the sessions by id, and all candidates best first: (column, survival).
 
@@ -187,8 +192,11 @@ def _ranked(
     # A survival above its predecessor is a fault of the drafter; min depends on the past only.
     table = np.minimum.accumulate(values.reshape(-1, max(len(sessions), 1)), axis=0)
     flat = table.ravel()
-    order = np.argsort(-flat, kind="stable")  # what is no number comes last
-    order = order[: int(np.count_nonzero(flat > 0.0))]
+    worth = flat
+    if weighted:
+        worth = (table * np.array([draft.weight for draft in ordered])).ravel()
+    order = np.argsort(-worth, kind="stable")  # what is no number comes last
+    order = order[: int(np.count_nonzero(worth > 0.0))]
     return sessions, order % len(sessions), np.minimum(flat[order], 1.0)
 
 

@@ -106,6 +106,8 @@ class LoadReport:
     guard_violations: int = 0
     guard_tripped: bool = False
     session_steps: int = 0
+    queued_prompt_tokens: int = 0
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,7 @@ class Pool:
     ready_replicas: int
     budget: Budget | None = None
     conditions: tuple[str, ...] = ()
+    wanted_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

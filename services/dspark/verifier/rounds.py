@@ -51,6 +51,9 @@ class BudgetSource(Protocol):
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
 
+    def weights(self, now_s: float) -> Mapping[int, float]:
+        """Return what drafts count by priority; 1 where it is not listed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
@@ -145,6 +148,7 @@ class Rounds:
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
             wait_s=0.0 if self.price is None else self.price.wait_s,
+            weights=self._budget.weights(began_s),
         )
         planned_s = self._clock()
         chosen = self._target.step(step.segments)

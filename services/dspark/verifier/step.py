@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from dspark.core.admission import Admission, SessionDraft, admit, admit_top
 from dspark.core.budget import ALL, OFF
@@ -54,6 +55,7 @@ def plan_step(
     max_batch_tokens: int,
     prefill_chunk_tokens: int,
     wait_s: float = 0.0,
+    weights: Mapping[int, float] = MappingProxyType({}),
 ) -> VerifyStep:
     """Choose every session's verified prefix and lay out the batch.
 
@@ -66,9 +68,14 @@ def plan_step(
         max_batch_tokens: Bound on the forward; every decoding session has one token of it.
         prefill_chunk_tokens: Most prompt tokens of one session in a step.
         wait_s: Seconds of a round beyond its step, known before these drafts were made.
+        weights: Of drafts, by their session's priority; 1 where it is not listed.
     """
     candidates = [
-        SessionDraft(session=session.id, survivals=survivals(blocks[session.id].confidences))
+        SessionDraft(
+            session=session.id,
+            survivals=survivals(blocks[session.id].confidences),
+            weight=weights.get(session.generation.priority, 1.0),
+        )
         for session in decoding
         if session.id in blocks
     ]
@@ -169,6 +176,7 @@ def _admit(
         SessionDraft(
             session=draft.session,
             survivals=draft.survivals[: admission.lengths[draft.session]],
+            weight=draft.weight,
         )
         for draft in candidates
     ]
