@@ -1,7 +1,7 @@
 // Acceptance: by position, as the fleet states it and as this tab measured it, and by kind of text.
 
 import { dot, frame, label, line, rule } from "./chart.js";
-import { byId, el, number, percent, plural, show } from "./dom.js";
+import { byId, columnWidth, el, number, percent, plural, show } from "./dom.js";
 
 /** Draw it. survival: a_1 .. a_n of committed rounds; tallies: of draft.js. */
 export function draw(survival, rounds, tallies) {
@@ -21,7 +21,7 @@ function byPosition(survival, rounds, mine) {
   const caption = el("figcaption", {}, el("span", { class: "title" }, "By position in the draft"), el("span", { class: "aside" }, "chance that it and all before it are accepted"));
   const count = Math.max(survival.length, mine.judged.length);
   if (!count) return el("figure", {}, caption, el("p", { class: "note" }, "No committed round is known yet."));
-  const { root, x, y } = frame({ width: 460, height: 200, right: 90, x: [1, Math.max(count, 2)], y: [0, 1], label: "Acceptance by position" });
+  const { root, x, y } = frame({ width: columnWidth(byId("acceptance"), 460), height: 200, right: 90, x: [1, Math.max(count, 2)], y: [0, 1], label: "Acceptance by position" });
   root.append(rule(x(1) - 8, y(0), x(Math.max(count, 2)), y(0), "axis"));
   root.append(label(x(1) - 14, y(1) + 4, "1", "tick", "end"), label(x(1) - 14, y(0) + 3, "0", "tick", "end"));
   for (let position = 1; position <= count; position += 1) root.append(label(x(position), y(0) + 13, position, "tick", "middle"));

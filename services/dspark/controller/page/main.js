@@ -82,7 +82,7 @@ function render() {
   show(byId("headline"), fleet.headline(pool, pools));
   const full = Math.max(1, ...(state.budget?.classes ?? []).map((why) => why.theta.at(-1)?.[0] ?? 0));
   trend.draw(pool.name, events.marks(pool.name), full);
-  budget.draw(state.budget, state.curves, trend.of(pool.name), full);
+  budget.draw(state.budget, state.curves, trend.of(pool.name));
   renderAcceptance();
   policy.draw(state.policy, state.changes);
 }
