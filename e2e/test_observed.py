@@ -1,5 +1,6 @@
 """What a running system shows of itself: a trace across its processes, its logs, its page."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def test_one_request_is_one_trace_across_gateway_verifier_and_prefill(
     assert {got[name].trace for name in names} == {TRACE}
     chain = ["POST /v1/completions", "VerifyService/Generate", "generate", "prompt", "prefill"]
     assert got[chain[0]].parent == PARENT
-    for above, below in zip(chain, chain[1:], strict=False):
+    for above, below in itertools.pairwise(chain):
         assert got[below].parent == got[above].id, f"{below} below {above}"
     assert got["decode"].parent == got["generate"].id
     assert [got[name].service for name in ("POST /v1/completions", "generate", "prefill")] == [

@@ -261,6 +261,10 @@ class VerifierReplica:
         for cause, count in fates.items():
             metrics.DRAFT_REQUESTS.labels(self._settings.pool, cause).inc(count)
         pages = engine.intake.pages
+        if engine.refinement is not None and engine.refinement.cells:
+            cells = engine.refinement.cells
+            error = sum(c.steps * abs(c.ratio - 1) for c in cells) / sum(c.steps for c in cells)
+            metrics.SPS_PROFILE_ERROR.labels(self._settings.pool).set(error)
         metrics.BUDGET_EPOCH.labels(self._settings.pool).set(cell.epoch(now_s))
         metrics.VLLM_KV_USAGE.labels(self._model.name).set(1 - pages.free_pages / pages.num_pages)
         moved = {kind: total - self._reported_bytes[kind] for kind, total in totals.items()}
