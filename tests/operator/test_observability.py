@@ -117,4 +117,4 @@ def test_control_a_rule_that_is_too_deaf_is_caught(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "errors" in done.stdout + done.stderr
+    assert "DSparkErrors" in done.stdout + done.stderr

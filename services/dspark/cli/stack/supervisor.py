@@ -89,7 +89,8 @@ class Supervisor:
         return f"http://{host}:{gateway.port}"
 
     @property
-    def _api_url(self) -> str:
+    def api_url(self) -> str:
+        """Where the control API and the dashboard are."""
         controller = self.settings.controller
         host = "127.0.0.1" if controller.api_host in {"0.0.0.0", "::"} else controller.api_host
         return f"http://{host}:{controller.api_port}"
@@ -198,7 +199,7 @@ class Supervisor:
             config=self._source,
             gateway=self.gateway_url,
             controller=self.settings.gateway.controller,
-            api=self._api_url,
+            api=self.api_url,
             mark=self._mark,
             metrics={
                 "controller": f"http://{controller_host}:{self.settings.controller.metrics_port}",
