@@ -12,6 +12,7 @@ from dspark.core.draft import (
 )
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.wire.sampling import sampling_from_wire, sampling_to_wire
 from dspark.wire.tensor import tensor_from_wire, tensor_to_wire
 from dspark.wire.v1 import draft_pb2, verify_pb2
 
@@ -47,6 +48,7 @@ def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
                 rows_start=part.rows_start,
                 rows=tensor_to_wire(part.rows),
                 max_tokens=part.max_tokens,
+                opens=None if part.opens is None else sampling_to_wire(part.opens),
             )
             for part in round_.sessions
         ],
@@ -55,7 +57,7 @@ def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
 
 
 def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
-    """Convert; raise ValueError on a malformed tensor."""
+    """Convert; raise ValueError on a malformed tensor or sampling."""
     return Round(
         number=message.round,
         sessions=tuple(
@@ -66,6 +68,7 @@ def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
                 rows_start=part.rows_start,
                 rows=tensor_from_wire(part.rows),
                 max_tokens=part.max_tokens,
+                opens=sampling_from_wire(part.opens) if part.HasField("opens") else None,
             )
             for part in message.sessions
         ),
