@@ -89,10 +89,10 @@ try {
   await page.goto(given.url);
   const seen = await stories[given.story]();
   if (given.picture) {
-    const box = await page.locator("section[aria-labelledby=h-try]").boundingBox();
-    await page.setViewportSize({ width: size.width, height: Math.ceil(box.y + box.height + 24) });
     await page.waitForTimeout(2500);
-    writeFileSync(given.picture, await page.screenshot());
+    await page.evaluate(() => document.activeElement.blur());
+    const end = await page.evaluate(() => window.scrollY + document.querySelector("section[aria-labelledby=h-acceptance]").getBoundingClientRect().bottom);
+    writeFileSync(given.picture, await page.screenshot({ fullPage: true, clip: { x: 0, y: 0, width: size.width, height: Math.ceil(end + 24) } }));
   }
   console.log(JSON.stringify({ ...seen, complaints }));
 } finally {

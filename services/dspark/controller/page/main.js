@@ -91,7 +91,7 @@ function renderAcceptance() {
   const pool = state.fleet?.pools.find((one) => one.name === state.pool);
   if (!pool) return;
   const rounds = state.budget?.classes.reduce((most, why) => Math.max(most, why.committed_rounds), 0) ?? null;
-  acceptance.draw(pool.survival, rounds, draft.measured());
+  acceptance.draw(pool, rounds, draft.measured());
 }
 
 function renderPulse() {
