@@ -105,6 +105,9 @@ class LoadReport:
     guard_checks: int = 0
     guard_violations: int = 0
     guard_tripped: bool = False
+    judged_by_position: tuple[int, ...] = ()
+    accepted_by_position: tuple[int, ...] = ()
+    confidence_by_position: tuple[float, ...] = ()
     session_steps: int = 0
     queued_prompt_tokens: int = 0
     queue_s: float = 0.0
