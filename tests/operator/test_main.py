@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -91,8 +92,17 @@ def test_with_rights_in_single_namespaces_only_nothing_else_is_watched(cluster_w
     assert settings.persistence.finalizer == names.FINALIZER
 
 
+def test_a_short_key_is_refused_before_anything_else(tmp_path: Path) -> None:
+    short = tmp_path / "key"
+    short.write_text("secret\n")
+    words = ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1"]
+    with pytest.raises(SystemExit, match="the control key has 6 characters: 32 are needed"):
+        process.main([*words, f"--control-key-file={short}"])
+
+
 def test_the_arguments_of_the_chart_are_known() -> None:
     given = process._arguments(
-        ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1", "--namespace=b"]
-    )
+        ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1", "--namespace=b",
+         "--control-key-file=/etc/dspark/control/key"]
+    )  # fmt: skip
     assert (given.namespace, given.health_port) == (["b"], 8080)
