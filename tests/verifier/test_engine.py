@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from dspark.config.verifier import DraftingSettings
 from dspark.core.budget import OFF
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.generation import Generation
@@ -12,7 +13,8 @@ from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import NeverFits, Overloaded
 from tests.fakes import FakeDrafter, continuation
-from tests.verifier.harness import Collected, System, running
+from tests.fleet_examples import a_curve
+from tests.verifier.harness import GAMMA, Collected, System, running
 
 GREEDY = Sampling()
 
@@ -226,3 +228,30 @@ def test_live_steps_are_compared_with_the_profiled_curve() -> None:
     assert any(cell.batch_tokens > 1 for cell in cells)
     # The fake sleeps 2 ms where the curve says 1.
     assert all(1.9 < cell.ratio <= MAX_RATIO for cell in cells)
+
+
+@pytest.mark.parametrize(("max_opening_bytes", "drafted"), [(4096, True), (0, False)])
+def test_the_first_step_after_a_short_prompt_has_a_draft(
+    max_opening_bytes: int, drafted: bool
+) -> None:
+    with running(System(max_opening_bytes=max_opening_bytes, step_s=0.02)) as system:
+        system.add_drafter("d1", FakeDrafter(GAMMA, wrong_every=1000))
+        count = 1 + 2 * (1 + GAMMA)  # the prompt's own token and two steps
+        sink = system.generate(ask([1, 2, 3], count)).wait()
+        assert sink.tokens == continuation([1, 2, 3], count, GREEDY)
+        assert (sink.stats.plain_steps == 0) == drafted
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(("wrong_every", "asked_for"), [(1, 0), (1, GAMMA), (1000, 0)])
+def test_a_session_whose_drafts_never_survive_is_skipped_unless_it_asked_for_them(
+    skip: bool, wrong_every: int, asked_for: int
+) -> None:
+    drafting = DraftingSettings(skip=skip)
+    curve = a_curve({1: 0.010, 8: 0.030}, sessions=(1,))
+    with running(System(curve=curve, drafting_settings=drafting)) as system:
+        system.add_drafter("d1", FakeDrafter(GAMMA, wrong_every), curve=a_curve({7: 0.004}))
+        sink = system.generate(ask([1, 2, 3], 400, max_draft_tokens=asked_for)).wait()
+        assert sink.tokens == continuation([1, 2, 3], 400, GREEDY)
+        hopeless = wrong_every == 1 and not asked_for
+        assert (sink.stats.plain_steps > 100) == (skip and hopeless)

@@ -215,6 +215,7 @@ parts = st.builds(
     rows_start=u32,
     rows=tensors(2),
     max_tokens=u32,
+    opens=st.none() | samplings,
 )
 blocks = st.integers(0, 4).flatmap(
     lambda count: st.builds(
@@ -314,7 +315,7 @@ def test_a_round(sessions: list[SessionRound], released: list[int], number: int)
     got = round_from_wire(round_to_wire(sent))
     assert (got.number, got.released) == (sent.number, sent.released)
     for ours, theirs in zip(sessions, got.sessions, strict=True):
-        for name in ("session", "base_length", "anchor", "rows_start", "max_tokens"):
+        for name in ("session", "base_length", "anchor", "rows_start", "max_tokens", "opens"):
             assert getattr(ours, name) == getattr(theirs, name)
         assert ours.rows.dtype == theirs.rows.dtype
         assert ours.rows.shape == theirs.rows.shape

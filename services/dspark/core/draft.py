@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.core.sampling import Sampling
 
 Rows = NDArray[np.generic]
 """Projected context rows [n, hidden]: float32, float16, or uint16 holding bfloat16 bits."""
@@ -37,6 +38,7 @@ class SessionRound:
         rows_start: Position of the first of ``rows``.
         rows: New context rows [n, hidden]; n may be 0.
         max_tokens: Draft at most this many, 0..gamma; 0 absorbs the rows only.
+        opens: Set where this round begins the session, whose rows then start at 0.
     """
 
     session: SessionId
@@ -45,6 +47,7 @@ class SessionRound:
     rows_start: int
     rows: Rows
     max_tokens: int
+    opens: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

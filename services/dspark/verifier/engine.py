@@ -264,12 +264,22 @@ class VerifierEngine:
             if self.refinement is not None:
                 self._pace.curve = self._rounds.curve = self.refinement.fold()
             if self.desk is not None:
+                context_tokens = mean_context_tokens(decoding)
                 self._pace.reconsider(
                     sessions=len(decoding),
-                    context_tokens=mean_context_tokens(decoding),
+                    context_tokens=context_tokens,
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )
+                if self._settings.drafting.skip:
+                    self._rounds.price = self._pace.price(
+                        sessions=len(decoding),
+                        context_tokens=context_tokens,
+                        batch_tokens=self._rounds.pulse.batch_tokens,
+                        committed_tokens=self._rounds.pulse.committed_tokens,
+                        drafter_curve=self.desk.drafter_curve,
+                        round_trip_s=self.desk.round_trip_s,
+                    )
         # By order of admission, so that both halves stay equal as sessions come and go.
         for index, session in enumerate(decoding):
             session.cohort = index % self._pace.cohorts

@@ -10,6 +10,7 @@ from dspark.core.ids import SessionId
 from dspark.core.logits import TokenLogprobs
 from dspark.core.observed import Observation
 from dspark.core.session import FinishReason, Phase
+from dspark.core.skip import DraftPrice
 from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
@@ -22,6 +23,23 @@ from dspark.verifier.window import LoadWindow, Sums
 
 _PROBE_EVERY = 50
 """Where the budget says off, one round in so many still drafts, or it could never come back."""
+
+
+_PULSE_WEIGHT = 0.1
+
+
+class Pulse:
+    """What a step carries and commits, smoothed."""
+
+    def __init__(self) -> None:
+        self.batch_tokens = 0.0
+        self.committed_tokens = 0.0
+
+    def beat(self, sums: Sums) -> None:
+        """Fold in a step."""
+        weight = _PULSE_WEIGHT if self.batch_tokens else 1.0
+        self.batch_tokens += weight * (sums.batch_tokens - self.batch_tokens)
+        self.committed_tokens += weight * (sums.committed_tokens - self.committed_tokens)
 
 
 class BudgetSource(Protocol):
@@ -67,6 +85,9 @@ class Rounds:
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
+        self._num_decoding = 1
+        self.price: DraftPrice | None = None
+        self.pulse = Pulse()
 
     def begin(self, session: VerifierSession, token: int) -> None:
         """Commit a session's first token, and open it at a drafter."""
@@ -83,6 +104,11 @@ class Rounds:
         going = session.phase is Phase.DECODING
         if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
+            # At once: where the prompt is short, its first step has a draft already.
+            entry = self._budget.entry(
+                sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
+            )
+            self._request([session], entry)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
@@ -115,6 +141,8 @@ class Rounds:
         sums.schedule_s = planned_s - began_s + self._clock() - chosen_s
         self._request(decoding, entry)
         sums.step_s = self._clock() - began_s
+        if step.decoding:
+            self.pulse.beat(sums)
         self._window.step(sums=sums, survivals=survivals, observed=observed)
         metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
         metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
@@ -133,6 +161,7 @@ class Rounds:
     def _entry(self, decoding: Sequence[VerifierSession], now_s: float) -> int | None:
         if not decoding:
             return None
+        self._num_decoding = len(decoding)
         entry = self._budget.entry(
             sessions=len(decoding),
             mean_context_tokens=mean_context_tokens(decoding),
@@ -170,6 +199,8 @@ class Rounds:
             sums.context_tokens += len(session.tokens)
             sums.session_steps += 1
             self._count(drafts, proposed, verdict.accepted, sums)
+            if proposed:
+                session.skip.observe(accepted=verdict.accepted, verified=len(drafts))
             if drafts:
                 known = min(len(verdict.committed), len(drafts))
                 observed.append(
@@ -233,8 +264,18 @@ class Rounds:
                 max_tokens=bound,
             )
             for session in going
-            if session.generation.speculate and (bound := session.draft_bound(self._block_size)) > 0
+            if session.generation.speculate
+            and (bound := session.draft_bound(self._block_size)) > 0
+            and self._worth_drafting(session)
         ]
         sent_bytes = self._desk.request(asks, self._clock())
         for session in going:
             session.stats.row_bytes += sent_bytes.get(session.id, 0)
+
+    def _worth_drafting(self, session: VerifierSession) -> bool:
+        # Who asks for a length gets it.
+        pinned = session.generation.max_draft_tokens > 0
+        worth = pinned or session.skip.wants_draft(self.price)
+        if not worth:
+            metrics.DRAFT_REQUESTS.labels(self._pool, "skipped").inc()
+        return worth

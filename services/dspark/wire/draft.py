@@ -5,6 +5,7 @@ import numpy as np
 from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.wire.sampling import sampling_from_wire, sampling_to_wire
 from dspark.wire.tensor import tensor_from_wire, tensor_to_wire
 from dspark.wire.v1 import draft_pb2
 
@@ -40,6 +41,7 @@ def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
                 rows_start=part.rows_start,
                 rows=tensor_to_wire(part.rows),
                 max_tokens=part.max_tokens,
+                opens=None if part.opens is None else sampling_to_wire(part.opens),
             )
             for part in round_.sessions
         ],
@@ -48,7 +50,7 @@ def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
 
 
 def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
-    """Convert; raise ValueError on a malformed tensor."""
+    """Convert; raise ValueError on a malformed tensor or sampling."""
     return Round(
         number=message.round,
         sessions=tuple(
@@ -59,6 +61,7 @@ def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
                 rows_start=part.rows_start,
                 rows=tensor_from_wire(part.rows),
                 max_tokens=part.max_tokens,
+                opens=sampling_from_wire(part.opens) if part.HasField("opens") else None,
             )
             for part in message.sessions
         ),
