@@ -1,14 +1,12 @@
 """The chart, through Helm where there is one: DSPARK_HELM, or helm on the PATH."""
 
 import base64
-import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
+import warnings
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ import yaml
 
 from dspark_operator import uninstall
 from dspark_operator.control_key import read_key
+from tests.operator.answering import Answering, served
 from tests.operator.cases import CHART, PROFILES, children, profile
 
 HELM = shutil.which(os.environ.get("DSPARK_HELM") or "helm")
@@ -84,6 +83,20 @@ def test_every_pod_of_the_chart_is_confined(name: str) -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["resources"]["requests"]
             assert container["resources"]["limits"]
+
+
+@needs_helm
+def test_kubernetes_accepts_what_the_chart_renders() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checker = pytest.importorskip(
+            "kubernetes_validate", reason="kubernetes-validate is not installed"
+        )
+        documents = _template("-f", _profile("ha"))
+        for version in ("1.28", "1.32", "1.37"):
+            for document in documents:
+                if not document["apiVersion"].startswith("serving.dspark.dev"):
+                    checker.validate(document, version, strict=True)
 
 
 @needs_helm
@@ -207,37 +220,23 @@ def test_what_runs_before_an_uninstall_is_a_hook_with_few_rights(cluster_wide: s
     assert order["Job"] == max(order.values())
 
 
-class _Gateway(BaseHTTPRequestHandler):
+class _Gateway(Answering):
     tokens = 8
 
     def do_GET(self) -> None:
         assert self.path == "/v1/models"
-        self._say({"data": [{"id": "dspark-demo"}]})
+        self.say(200, {"data": [{"id": "dspark-demo"}]})
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        assert (self.path, asked["model"]) == ("/v1/completions", "dspark-demo")
-        choice = {"text": " there was"}
-        self._say({"choices": [choice], "usage": {"completion_tokens": self.tokens}})
-
-    def _say(self, document: dict[str, Any]) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(document).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+        assert (self.path, self.asked()["model"]) == ("/v1/completions", "dspark-demo")
+        usage = {"completion_tokens": self.tokens}
+        self.say(200, {"choices": [{"text": " there was"}], "usage": usage})
 
 
 @pytest.fixture
 def gateway() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Gateway)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(_Gateway) as url:
+        yield url
 
 
 @needs_helm

@@ -3,8 +3,6 @@
 import json
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 
 import kopf
@@ -23,6 +21,7 @@ from dspark_operator.hands import Hands
 from dspark_operator.manifests.objects import Cluster
 from dspark_operator.verification import Act, Wish
 from tests.controller.served import a_controller, served_api
+from tests.operator.answering import Answering, served
 from tests.operator.cases import RELEASE, body, service, small
 from tests.operator.fake_api import FakeApi
 
@@ -154,37 +153,24 @@ def test_a_name_becomes_its_addresses() -> None:
     )
 
 
-class _Standby(BaseHTTPRequestHandler):
+class _Standby(Answering):
     """A controller that does not lead."""
 
     def do_GET(self) -> None:
-        self.send_response(409)
-        self.end_headers()
-        self.wfile.write(b'{"error": {"message": "this controller is a standby"}}')
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+        self.say(409, {"error": {"message": "this controller is a standby"}})
 
 
 def test_of_several_controllers_the_one_that_leads_is_asked(url: str) -> None:
-    standby = HTTPServer(("127.0.0.1", 0), _Standby)
-    thread = Thread(target=standby.serve_forever)
-    thread.start()
-    others = [f"http://127.0.0.1:{standby.server_port}", "http://127.0.0.1:1"]
-
     def problem(*found: str) -> str:
         api = ControlApi(url="http://llm-controllers", token=TOKEN, resolve=lambda _: found)
         return settle(api, UNIT, CALM).problem
 
-    try:
-        assert problem(*others, url) == ""
-        told = problem(*others)
-        assert "no controller leads" in told
-        assert "this controller is a standby" in told
-    finally:
-        standby.shutdown()
-        standby.server_close()
-        thread.join()
+    with served(_Standby) as standby:
+        nobody = "http://127.0.0.1:1"
+        assert problem(standby, nobody, url) == ""
+        told = problem(standby, nobody)
+    assert "no controller leads" in told
+    assert "this controller is a standby" in told
 
 
 class World:
