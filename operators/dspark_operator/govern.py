@@ -35,13 +35,12 @@ def govern(hands: Hands, service: Service) -> None:
     wishes = {unit: claim.wish for claim in read for unit in claim.units}
     control = hands.control(service)
     outcomes: dict[str, Outcome] = {}
-    problem = ""
+    nobody: Outcome | None = None
     for unit in service.spec.verifier_units():
         # One deadline is enough to know that nobody is there.
-        outcomes[unit] = (
-            Outcome(problem=problem) if problem else settle(control, unit, wishes.get(unit))
-        )
-        problem = outcomes[unit].problem if outcomes[unit].unreachable else ""
+        outcome = nobody or settle(control, unit, wishes.get(unit))
+        nobody = outcome if outcome.unreachable else None
+        outcomes[unit] = outcome
     lost = any(outcome.problem for outcome in outcomes.values())
     if hands.lost_before(service.uid, lost=lost) or not lost:
         # One question without an answer is no news.

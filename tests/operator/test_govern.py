@@ -13,13 +13,14 @@ from dspark.controller.loop import Controller
 from dspark.controller.policies import Ask
 from dspark.core.ids import PoolName
 from dspark.core.policy import Mode, Policy
-from dspark_operator.control import ControlApi, ControlError, addresses, held_from
+from dspark_operator.control import ControlApi, ControlError, Unreachable, addresses, held_from
 from dspark_operator.control_key import digest_of, token_of
 from dspark_operator.govern import settle
 from dspark_operator.handlers import policy as on_event
 from dspark_operator.hands import Hands
 from dspark_operator.manifests.objects import Cluster
-from dspark_operator.verification import Act, Wish
+from dspark_operator.spec.parse import Service
+from dspark_operator.verification import Act, Held, Wish
 from tests.controller.served import a_controller, served_api
 from tests.operator.answering import Answering, served
 from tests.operator.cases import RELEASE, body, service, small
@@ -269,6 +270,29 @@ def test_one_question_without_an_answer_is_no_news(world: World) -> None:
     world.hands.control_url = "http://127.0.0.1:1"
     assert world.happens(calm) == before
     assert world.happens(calm)["InForce"] == ("Unknown", "ControllerUnknown")
+
+
+def test_nobody_is_waited_for_once_for_each_group(world: World) -> None:
+    spec = small()
+    groups = spec["pools"][0]["groups"]
+    groups += [{**groups[0], "name": name} for name in ("b", "c")]
+    world.put("DSparkService", "serving.dspark.dev/v1alpha1", body(spec))
+    asked: list[str] = []
+
+    class Silent(ControlApi):
+        def policy(self, unit: str) -> Held:
+            asked.append(unit)
+            raise Unreachable("timed out")
+
+    class Deaf(Hands):
+        def control(self, service: Service) -> ControlApi:
+            return Silent(url="", token="")
+
+    world.hands = Deaf(client=world.api, cluster=Cluster(), release=RELEASE)
+    calm = world.manifest(mode="Off")
+    world.happens(calm)
+    assert world.happens(calm)["InForce"] == ("Unknown", "ControllerUnknown")
+    assert asked == ["verifier-big"] * 2
 
 
 def test_a_service_that_goes_leaves_its_policies_with_the_word(world: World) -> None:
