@@ -236,11 +236,11 @@ def _column(name: str, path: str, *, kind: str = "string") -> Object:
 
 def write(chart: Path) -> None:
     """Write the CRDs, the part of the values schema that follows from them, and the reference."""
-    service = service_crd()
-    for name, crd in (("dsparkservices", service), ("verificationpolicies", policy_crd())):
+    service, policy = service_crd(), policy_crd()
+    for name, crd in (("dsparkservices", service), ("verificationpolicies", policy)):
         (chart / "crds" / f"{name}.yaml").write_text(dump(crd))
     write_schema(chart / "values.schema.json", spec_schema(service))
-    write_reference(chart / "REFERENCE.md", spec_schema(service))
+    write_reference(chart / "REFERENCE.md", spec_schema(service), spec_schema(policy))
 
 
 def spec_schema(crd: Object) -> Object:
