@@ -24,6 +24,7 @@ def a_fleet(*, curve: Curve | None = CURVE, steps: int = 10, drafted_steps: int 
         schedule_s=0.0005 * steps,
         busy_share=0.5,
         drafted_steps=drafted_steps,
+        session_steps=2 * steps,
         mean_context_tokens=64.0,
     )
     drafter = a_member("d", Role.DRAFTER, curve=a_curve({3: 0.010, 6: 0.028}))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from dspark.config.verifier import DraftingSettings, GuardSettings, VerifierSettings
 from dspark.core.curve import Curve
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
 from dspark.core.logits import TokenLogprobs
@@ -35,6 +36,7 @@ class Collected:
         self.stats: GenerationStats | None = None
         self.error: str | None = None
         self.logprobs: list[TokenLogprobs] = []
+        self.drafts: list[tuple[tuple[int, ...], JudgedDraft | None]] = []
         self.anywhere = False
         self.done = threading.Event()
         self.some = threading.Event()
@@ -44,8 +46,10 @@ class Collected:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self.tokens.extend(tokens)
+        self.drafts.append((tokens, draft))
         self.logprobs.extend(logprobs)
         if len(self.tokens) > 8:
             self.some.set()

@@ -58,6 +58,26 @@ def test_speculation_saves_steps_and_counts_them() -> None:
         assert fast.stats.accepted_draft_tokens + fast.stats.steps + 1 >= 200
 
 
+def test_a_trace_shows_what_became_of_each_draft_and_changes_no_token() -> None:
+    with running(System(budget=FixedBudget(3))) as system:
+        system.add_drafter("d1")
+        traced = system.generate(ask([1, 2, 3], 60, trace=True)).wait()
+        plain = system.generate(ask([1, 2, 3], 60)).wait()
+    assert traced.tokens == plain.tokens
+    assert {draft for _, draft in plain.drafts} == {None}, "nobody asked"
+    judged = [(tokens, draft) for tokens, draft in traced.drafts if draft is not None]
+    assert traced.stats is not None
+    assert len(judged) == traced.stats.drafted_steps > 0
+    for tokens, draft in judged:
+        assert draft.verified == min(3, len(draft.tokens)) >= draft.accepted
+        assert len(draft.confidences) == len(draft.tokens)
+        assert tokens[: draft.accepted] == draft.tokens[: draft.accepted]
+        if draft.accepted < draft.verified and len(tokens) > draft.accepted:
+            assert tokens[draft.accepted] != draft.tokens[draft.accepted], "rejected, then replaced"
+    assert any(draft.accepted < draft.verified for _, draft in judged), "some were rejected"
+    assert any(draft.verified < len(draft.tokens) for _, draft in judged), "some were trimmed"
+
+
 def test_a_cap_on_draft_tokens_is_kept() -> None:
     with running(System()) as system:
         system.add_drafter("d1")

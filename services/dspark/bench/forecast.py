@@ -124,7 +124,7 @@ def _sample(
 ) -> Sample:
     assert replica.curve is not None
     batch_tokens = round(report.batch_tokens / report.steps)
-    sessions = max(min(report.active_sessions, batch_tokens), 1)
+    sessions = max(round(report.session_steps / report.steps), 1)
     # Drafts in most steps, or the step is not one of a round that drafts.
     drafts = drafter is not None and 2 * report.drafted_steps >= report.steps
 

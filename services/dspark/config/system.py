@@ -12,6 +12,7 @@ from dspark.config.gateway import GatewaySettings
 from dspark.config.model import ModelSettings
 from dspark.config.pools import Pools, PoolSettings
 from dspark.config.ray import RaySettings
+from dspark.config.telemetry import TelemetrySettings
 
 
 class SystemSettings(Settings):
@@ -29,6 +30,8 @@ class SystemSettings(Settings):
     """Registry and budgets; a relative ``store`` lies in the state folder."""
     ray: RaySettings = RaySettings()
     """Placement and health."""
+    telemetry: TelemetrySettings = TelemetrySettings()
+    """Traces and logs of every process."""
     state_dir: Path | None = None
     """Where logs and the description of the running stack are kept; null: the user's state
     folder (``$XDG_STATE_HOME/dspark`` or ``~/.local/state/dspark``)."""
@@ -79,6 +82,9 @@ class SystemSettings(Settings):
                 "initial_replicas": self.wanted() | self.controller.initial_replicas,
             }
         )
+        if "gateway_url" not in controller.model_fields_set:
+            url = f"http://{_reachable(self.gateway.host)}:{gateway_port}"
+            controller = controller.model_copy(update={"gateway_url": url})
         reached_at = f"{_reachable(controller.host)}:{controller_port}"
 
         def follow(given: EndpointSettings | GatewaySettings) -> dict[str, object]:

@@ -93,6 +93,23 @@ class DraftBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDraft:
+    """A draft and what became of it, for whoever asked to see it.
+
+    Attributes:
+        tokens: x_1 .. x_n as proposed.
+        confidences: c_1 .. c_n.
+        verified: How many the budget admitted to verification: a prefix.
+        accepted: How many of those were committed.
+    """
+
+    tokens: tuple[int, ...]
+    confidences: tuple[float, ...]
+    verified: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundReply:
     """A drafter's answer to one round."""
 

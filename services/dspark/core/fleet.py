@@ -105,6 +105,7 @@ class LoadReport:
     guard_checks: int = 0
     guard_violations: int = 0
     guard_tripped: bool = False
+    session_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dspark.config.model import ModelSettings
 from dspark.config.verifier import VerifierSettings
 from dspark.core.budget import ALL
 from dspark.core.curve import Curve
-from dspark.core.draft import Rows
+from dspark.core.draft import JudgedDraft, Rows
 from dspark.core.fleet import Fleet, Member, Replica, ReplicaState, Role
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, PoolName, ReplicaName, SessionId, Term
@@ -83,6 +83,7 @@ class _QueueSink:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self.logprobs.extend(logprobs)
         self.events.put(tokens)

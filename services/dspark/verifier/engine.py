@@ -260,7 +260,7 @@ class VerifierEngine:
     def _turn(self) -> None:
         """Choose how many cohorts alternate, and whose turn it is."""
         decoding = [s for s in self._sessions() if s.phase is Phase.DECODING]
-        if self._pace.due():
+        if self._pace.due(len(decoding)):
             if self.refinement is not None:
                 self._pace.curve = self._rounds.curve = self.refinement.fold()
             if self.desk is not None:

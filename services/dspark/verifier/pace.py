@@ -7,6 +7,8 @@ from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.skip import DraftPrice, draft_price
 
 _RECONSIDER_STEPS = 64
+_SETTLED_STEPS = 16
+"""So many steps after a choice no other is made, whatever the load does."""
 
 
 class Pace:
@@ -19,12 +21,21 @@ class Pace:
         self.curve = curve
         self._block_size = block_size
         self._steps = 0
+        self._considered = 0
         self.cohorts: Cohorts = 1 if setting == "auto" else setting
 
-    def due(self) -> bool:
-        """Count a step; say whether it is time to refine the curve and to reconsider."""
+    def due(self, sessions: int) -> bool:
+        """Count a step; say whether it is time to refine the curve and to reconsider.
+
+        Args:
+            sessions: Sessions that decode now: with twice or half as many it is time at once.
+        """
         self._steps += 1
-        return self._steps % _RECONSIDER_STEPS == 0
+        moved = not self._considered / 2 < sessions < 2 * self._considered
+        due = self._steps >= (_SETTLED_STEPS if moved else _RECONSIDER_STEPS)
+        if due:
+            self._steps, self._considered = 0, sessions
+        return due
 
     def reconsider(
         self,

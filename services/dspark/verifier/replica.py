@@ -39,6 +39,7 @@ from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile_served
 from dspark.verifier.report import report_load
 from dspark.verifier.service import VerifyService
+from dspark.verifier.spans import Carriers
 from dspark.verifier.target_port import Target
 from dspark.wire.v1 import verify_pb2_grpc
 
@@ -82,6 +83,7 @@ class VerifierReplica:
         agreed = compatibility(self._model, identity)
         link = self._host.link
         link.start_watching_fleet()
+        carriers = Carriers()
         self._prefill = PrefillLink(
             link.fleet,
             compatibility=agreed,
@@ -90,6 +92,7 @@ class VerifierReplica:
             attempts=self._settings.prefill_attempts,
             want_rows=bool(identity.projection_id),
             hash_root=identity.target_digest.encode(),
+            metadata_of=carriers.of,
         )
         desk = None
         if identity.projection_id:
@@ -135,7 +138,7 @@ class VerifierReplica:
             self._settings.pool, lambda budget: cell.offer(budget, time.monotonic())
         )
         greeter = Greeter(agreed, replica=self._host.name, incarnation=self._host.incarnation)
-        service = VerifyService(self._engine, greeter)
+        service = VerifyService(self._engine, greeter, carriers)
         self._host.server.add(
             lambda server: verify_pb2_grpc.add_VerifyServiceServicer_to_server(service, server)
         )

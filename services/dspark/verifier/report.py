@@ -43,6 +43,7 @@ def report_load(
         step_s=sums.step_s,
         survivals=survivals,
         prompt_tokens=sums.prompt_tokens,
+        session_steps=sums.session_steps,
         mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
         draft_round_s=0.0 if desk is None else desk.round_trip_s,
         connected_drafters=0 if desk is None else desk.num_drafters,

@@ -1,11 +1,13 @@
 """Rounds: draft, verify, commit, and ask again.  Used by the engine's thread only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
-from dspark.core.draft import DraftBlock
+from dspark.core.draft import DraftBlock, JudgedDraft
 from dspark.core.ids import SessionId
 from dspark.core.logits import TokenLogprobs
 from dspark.core.observed import Observation
@@ -18,6 +20,7 @@ from dspark.verifier.calibration import mode_of
 from dspark.verifier.guard import Guard
 from dspark.verifier.session import VerifierSession, mean_context_tokens
 from dspark.verifier.step import VerifyStep, plan_step
+from dspark.verifier.step_metrics import StepMetrics
 from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow, Sums
 
@@ -49,6 +52,15 @@ class BudgetSource(Protocol):
         """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """Of the rounds committed: survivals, what came true, and how often each position did."""
+
+    survivals: list[tuple[float, ...]]
+    observed: list[tuple[str, Observation]]
+    accepted_at: list[int]
+
+
 class Rounds:
     """Runs verify steps over sessions that it is given."""
 
@@ -78,7 +90,6 @@ class Rounds:
         self._block_size = block_size
         self._max_batch_tokens = max_batch_tokens
         self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._pool = pool
         self._model_name = model_name
         self._clock = clock
         self._guard = guard
@@ -86,6 +97,9 @@ class Rounds:
         self._prompt_done = prompt_done
         self._num_requests = 0
         self._num_decoding = 1
+        self._skipped = 0
+        self._metrics = StepMetrics(pool=pool, model_name=model_name, block_size=block_size)
+        self._budget_tokens = metrics.BUDGET_TOKENS.labels(pool)
         self.price: DraftPrice | None = None
         self.pulse = Pulse()
 
@@ -95,6 +109,7 @@ class Rounds:
         now_s = self._clock()
         metrics.VLLM_TTFT.labels(self._model_name).observe(now_s - session.arrived_s)
         metrics.VLLM_PROMPT_TOKENS.labels(self._model_name).inc(len(session.generation.prompt))
+        metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc()
         session.enter(Phase.DECODING)
         verdict = judge(
             (), (token,), stop_tokens=session.generation.stop_tokens, remaining=session.remaining
@@ -130,7 +145,7 @@ class Rounds:
         chosen = self._target.step(step.segments)
         chosen_s = self._clock()
         sums = Sums(steps=1, batch_tokens=step.batch_tokens)
-        survivals, observed = self._judge(step, chosen, sums)
+        judged = self._judge(step, chosen, blocks, sums)
         for (session, count), tokens in zip(
             step.prefilling, chosen[len(step.decoding) :], strict=True
         ):
@@ -140,12 +155,12 @@ class Rounds:
                 self._prompt_done(session, tokens[0])
         sums.schedule_s = planned_s - began_s + self._clock() - chosen_s
         self._request(decoding, entry)
+        sums.skipped_sessions, self._skipped = self._skipped, 0
         sums.step_s = self._clock() - began_s
         if step.decoding:
             self.pulse.beat(sums)
-        self._window.step(sums=sums, survivals=survivals, observed=observed)
-        metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
-        metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
+        self._window.step(sums=sums, survivals=judged.survivals, observed=judged.observed)
+        self._metrics.count(sums, judged.accepted_at)
         return step
 
     def _take_drafts(self, decoding: Sequence[VerifierSession]) -> dict[SessionId, DraftBlock]:
@@ -168,7 +183,7 @@ class Rounds:
             now_s=now_s,
         )
         if entry is not None:
-            metrics.BUDGET_TOKENS.labels(self._pool).set(entry)
+            self._budget_tokens.set(entry)
         return entry
 
     def _disabled(self, entry: int | None) -> bool:
@@ -176,10 +191,16 @@ class Rounds:
         return entry == DISABLED or (self._guard is not None and self._guard.tripped)
 
     def _judge(
-        self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
-    ) -> tuple[list[tuple[float, ...]], list[tuple[str, Observation]]]:
-        """Commit every session's verdict; return survivals and outcomes of the rounds committed."""
-        survivals, observed = [], []
+        self,
+        step: VerifyStep,
+        chosen: Sequence[tuple[int, ...]],
+        blocks: Mapping[SessionId, DraftBlock],
+        sums: Sums,
+    ) -> _Judged:
+        """Commit every session's verdict."""
+        survivals: list[tuple[float, ...]] = []
+        observed: list[tuple[str, Observation]] = []
+        accepted = [0] * (self._block_size + 1)  # how many drafts had so many accepted
         for index, session in enumerate(step.decoding):
             drafts, proposed = step.drafts[index], step.proposed[index]
             stop_tokens = session.generation.stop_tokens
@@ -198,8 +219,12 @@ class Rounds:
             sums.committed_tokens += len(verdict.committed)
             sums.context_tokens += len(session.tokens)
             sums.session_steps += 1
-            self._count(drafts, proposed, verdict.accepted, sums)
             if proposed:
+                sums.drafted_steps += 1
+                sums.proposed_tokens += proposed
+                sums.verified_draft_tokens += len(drafts)
+                sums.accepted_draft_tokens += verdict.accepted
+                accepted[verdict.accepted] += 1
                 session.skip.observe(accepted=verdict.accepted, verified=len(drafts))
             if drafts:
                 known = min(len(verdict.committed), len(drafts))
@@ -211,26 +236,26 @@ class Rounds:
                 )
             if len(step.survivals[index]) == self._block_size:
                 survivals.append(step.survivals[index])
-            self._commit(session, verdict.committed, verdict.finish)
-        return survivals, observed
-
-    def _count(self, drafts: tuple[int, ...], proposed: int, accepted: int, sums: Sums) -> None:
-        if not proposed:
-            return
-        sums.drafted_steps += 1
-        sums.verified_draft_tokens += len(drafts)
-        sums.accepted_draft_tokens += accepted
-        metrics.DRAFT_TOKENS.labels(self._pool, "verified").inc(len(drafts))
-        metrics.DRAFT_TOKENS.labels(self._pool, "trimmed").inc(proposed - len(drafts))
-        metrics.DRAFT_TOKENS.labels(self._pool, "wasted").inc(len(drafts) - accepted)
-        metrics.VLLM_SPEC_DRAFTS.labels(self._model_name).inc()
-        metrics.VLLM_SPEC_DRAFT_TOKENS.labels(self._model_name).inc(len(drafts))
-        metrics.VLLM_SPEC_ACCEPTED.labels(self._model_name).inc(accepted)
-        for position in range(accepted):
-            metrics.VLLM_SPEC_ACCEPTED_PER_POS.labels(self._model_name, str(position)).inc()
+            draft = None
+            if session.generation.trace and proposed:
+                block = blocks[session.id]
+                draft = JudgedDraft(
+                    tokens=block.tokens,
+                    confidences=block.confidences,
+                    verified=len(drafts),
+                    accepted=verdict.accepted,
+                )
+            self._commit(session, verdict.committed, verdict.finish, draft)
+        # The draft at position k was accepted where more than k were.
+        accepted_at = list(accumulate(reversed(accepted[1:])))[::-1]
+        return _Judged(survivals=survivals, observed=observed, accepted_at=accepted_at)
 
     def _commit(
-        self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
+        self,
+        session: VerifierSession,
+        tokens: tuple[int, ...],
+        finish: FinishReason | None,
+        draft: JudgedDraft | None = None,
     ) -> None:
         logprobs: tuple[TokenLogprobs, ...] = ()
         if session.processor is not None:
@@ -242,8 +267,7 @@ class Rounds:
         session.tokens.extend(tokens)
         if self._desk is not None:
             session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
-        session.sink.commit(tokens, session.stats, logprobs)
-        metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
+        session.sink.commit(tokens, session.stats, logprobs, draft)
         if finish is not None:
             session.sink.finish(finish, session.stats)
             self._ended(session, Phase.FINISHED)
@@ -276,6 +300,5 @@ class Rounds:
         # Who asks for a length gets it.
         pinned = session.generation.max_draft_tokens > 0
         worth = pinned or session.skip.wants_draft(self.price)
-        if not worth:
-            metrics.DRAFT_REQUESTS.labels(self._pool, "skipped").inc()
+        self._skipped += not worth
         return worth

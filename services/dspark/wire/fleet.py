@@ -191,6 +191,7 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         guard_checks=report.guard_checks,
         guard_violations=report.guard_violations,
         guard_tripped=report.guard_tripped,
+        session_steps=report.session_steps,
     )
 
 
@@ -236,6 +237,7 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         guard_checks=message.guard_checks,
         guard_violations=message.guard_violations,
         guard_tripped=message.guard_tripped,
+        session_steps=message.session_steps,
     )
 
 
