@@ -94,7 +94,12 @@ for module in modules:
 @pytest.mark.parametrize(
     ("requirements", "modules"),
     [
-        ("requirements-server.txt", "dspark.gateway.__main__,dspark.controller.__main__"),
+        (
+            "requirements-server.txt",
+            "dspark.gateway.__main__,dspark.controller.__main__,"
+            # What is imported only where it is asked for.
+            "opentelemetry.exporter.otlp.proto.grpc.trace_exporter,dspark.controller.redis_store",
+        ),
         ("requirements-operator.txt", "dspark_operator.__main__"),
     ],
 )

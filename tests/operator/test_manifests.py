@@ -346,6 +346,25 @@ def test_a_promise_becomes_alerts_on_what_the_gateway_measures() -> None:
         assert metric._upper_bounds[-2] == largest[family.name]
 
 
+def test_traces_and_logs_are_told_to_every_process_and_let_out() -> None:
+    told = {"otlpEndpoint": "http://collector.tracing:4318", "traceShare": 0.1, "logFormat": "json"}
+    rendered = children(small(observability=told))
+    for owner, template in _pods(rendered):
+        if "pair-check" in owner:
+            continue
+        variables = {e["name"]: e.get("value") for e in template["spec"]["containers"][0]["env"]}
+        assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == told["otlpEndpoint"], owner
+        assert variables["OTEL_TRACES_SAMPLER_ARG"] == "0.1", owner
+        assert variables["OTEL_SERVICE_NAME"] == "llm", owner
+        assert variables["DSPARK_LOG_FORMAT"] == "json", owner
+    for component in ("gateway", "controller"):
+        egress = _of(rendered, "NetworkPolicy", f"llm-{component}")["spec"]["egress"]
+        assert {"ports": [{"protocol": "TCP", "port": 4318}]} in egress
+    quiet = json.dumps(children(small()))
+    assert "OTEL" not in quiet
+    assert "DSPARK_LOG_FORMAT" not in quiet
+
+
 def test_ways_in_lead_to_the_gateway() -> None:
     rendered = children(
         small(

@@ -4,6 +4,8 @@ No Role is made here: gateway, controller and engines never call the Kubernetes 
 itself binds the head's account to what Ray's autoscaler needs.
 """
 
+from urllib.parse import urlsplit
+
 from dspark_operator import names
 from dspark_operator.document import Json, Object
 from dspark_operator.manifests.objects import Cluster, Release, make
@@ -13,6 +15,7 @@ _COMPONENTS = (names.GATEWAY, names.CONTROLLER, names.HEAD, names.ENGINE)
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 _PORT_RANGES_SINCE = 22
 _RAY_METRICS_PORT = 8080
+_OTLP_PORT = 4317
 _UNHEALTHY_POLICY_SINCE = 27
 
 
@@ -74,10 +77,11 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
     ]
     # Weights and tokenizers come over HTTPS, unless they lie on a volume.
     fetch: list[Json] = [{"ports": [_tcp(443)]}]
+    collector = _to_collector(service)
     return [
         _policy(
             service, names.GATEWAY, ingress=[anyone],
-            egress=[dns, control, {"to": [engines], "ports": [replicas]}, *fetch],
+            egress=[dns, control, {"to": [engines], "ports": [replicas]}, *fetch, *collector],
         ),
         _policy(
             service, names.CONTROLLER,
@@ -86,7 +90,7 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
                 {"ports": [_tcp(names.CONTROLLER_METRICS_PORT)]},
                 {"from": control_from, "ports": [_tcp(names.CONTROL_API_PORT)]},
             ],
-            egress=[dns, *_to_store(service)],
+            egress=[dns, *_to_store(service), *collector],
         ),
         _policy(
             service, names.ENGINE,
@@ -121,6 +125,13 @@ def _to_store(service: Service) -> list[Json]:
     if service.spec.controller.store.type == "Embedded" or redis is None:
         return []
     return [{"ports": [_tcp(int(redis.address.rpartition(":")[2]))]}]
+
+
+def _to_collector(service: Service) -> list[Json]:
+    endpoint = service.spec.observability.otlp_endpoint
+    if endpoint is None:
+        return []
+    return [{"ports": [_tcp(urlsplit(endpoint).port or _OTLP_PORT)]}]
 
 
 def _checking(service: Service) -> tuple[str, ...]:

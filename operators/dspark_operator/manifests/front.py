@@ -209,7 +209,7 @@ def _deployment(
                 {
                     **container,
                     "imagePullPolicy": service.spec.images.pull_policy,
-                    "env": [{"name": "HOME", "value": "/tmp"}, *environment],
+                    "env": [*pods.environment(service), *environment],
                     "resources": pods.resources(size),
                     "securityContext": pods.container_security(),
                     "volumeMounts": mounts,

@@ -189,7 +189,7 @@ def _template(
         weights + pods.scratch("tmp", "/tmp") + pods.scratch("shm", "/dev/shm", shared, memory=True)
     )
     environment: list[Json] = [
-        {"name": "HOME", "value": "/tmp"},
+        *pods.environment(service),
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
     ]
     return {

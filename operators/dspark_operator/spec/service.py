@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from dspark.config.telemetry import TelemetrySettings
 from dspark_operator.spec.base import (
     Image,
     MaxText,
@@ -61,7 +62,7 @@ class SpeculationSpec(Part):
 
 
 class ObservabilitySpec(Part):
-    """What the operator sets up for Prometheus; needs the Prometheus operator's CRDs."""
+    """Metrics, traces and logs; the monitors need the Prometheus operator's CRDs."""
 
     monitors: bool = False
     """Make ServiceMonitors for gateway and controller and a PodMonitor for engines and Ray."""
@@ -69,6 +70,20 @@ class ObservabilitySpec(Part):
     """How often they are scraped."""
     labels: dict[str, str] = Field(default={}, max_length=32)
     """Labels of the monitors, by which a Prometheus selects them."""
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$", max_length=256)
+    """OpenTelemetry collector (OTLP over gRPC, ``http://host:4317``) that gets traces."""
+    trace_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the requests that is traced, of those whose caller did not decide it."""
+    log_format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line with request and session ids."""
+
+    def telemetry(self) -> TelemetrySettings:
+        """Return what processes are told about traces and logs."""
+        return TelemetrySettings(
+            otlp_endpoint=self.otlp_endpoint,
+            trace_share=self.trace_share,
+            log_format=self.log_format,
+        )
 
 
 class SloSpec(Part):
@@ -210,7 +225,7 @@ class ServiceSpec(Part):
     ray: RaySpec = RaySpec()
     """Placement of the engines."""
     observability: ObservabilitySpec = ObservabilitySpec()
-    """Prometheus."""
+    """Metrics, traces and logs."""
     slo: SloSpec | None = None
     """What clients are promised."""
     network: NetworkSpec = NetworkSpec()
