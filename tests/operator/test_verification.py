@@ -1,8 +1,10 @@
 """Verification policies: decisions, claims and status, without a controller."""
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from dspark_operator.verification import (
     next_act,
     policy_status,
 )
-from tests.operator.cases import service, small
+from tests.operator.cases import ROOT, service, small
 
 NOW = "2026-01-01T00:00:00Z"
 CALM = Policy(mode=Mode.OFF)
@@ -86,6 +88,16 @@ def manifest(name: str = "calm", *, age: int = 0, **spec: Any) -> dict[str, Any]
         },
         "spec": {"serviceName": "llm", **spec},
     }
+
+
+def test_the_example_of_the_documentation_is_valid() -> None:
+    (written,) = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S
+    )
+    document = yaml.safe_load(written)
+    assert document["kind"] == "VerificationPolicy"
+    (claim,) = claims([document], service(small()))
+    assert claim.refusal is None
 
 
 def two_groups() -> Any:
