@@ -67,6 +67,10 @@ class Controller:
         """Change it as a person."""
         self._ask("PUT", "", {"policy": policy, "reason": "a peak", "ttl_s": ttl_s})
 
+    def roll_back(self) -> None:
+        """Undo the last change as a person."""
+        self._ask("POST", "/rollback", {"reason": "the peak is over"})
+
     def _ask(self, method: str, path: str, body: Document | None = None) -> Any:
         request = urllib.request.Request(
             f"{self.url}/v1/pools/{UNIT}/policy{path}",
@@ -122,15 +126,22 @@ def test_a_manifest_and_live_overrides_take_turns(cluster: Cluster, controller: 
     assert layer["policy"]["draft_tokens"] == 4
 
     # Somebody's override wins while it lasts, an edit of the manifest waits for its end.
-    controller.set({"cap": 9}, ttl_s=8)
+    controller.set({"cap": 9}, ttl_s=1000)
     wait_in_force("False", "Overridden")
     assert conditions()["Ready"] == ("True", "Applied")
     edit({"draftTokens": 6})
     cluster.wait("the edit to wait", lambda: conditions()["Ready"][1] == "WaitingForOverride")
     assert controller.policy()["policy"]["cap"] == 9
+    controller.roll_back()
     wait_in_force("True", "InForce")
     assert conditions()["Ready"] == ("True", "Applied")
     assert controller.policy()["policy"]["draft_tokens"] == 6
+
+    # One whose time is over leaves the manifest as it is by then.
+    controller.set({"cap": 9}, ttl_s=1)
+    edit({"draftTokens": 7})
+    cluster.wait("the edit", lambda: controller.policy()["policy"]["draft_tokens"] == 7)
+    wait_in_force("True", "InForce")
 
     # What has no end gives way to the manifest.
     controller.set({"mode": "off"})
@@ -144,7 +155,7 @@ def test_a_manifest_and_live_overrides_take_turns(cluster: Cluster, controller: 
     wait_in_force("True", "InForce")
 
     live = cluster.the(API, "VerificationPolicy", "calm")
-    assert live["status"]["observedGeneration"] == live["metadata"]["generation"] == 2
+    assert live["status"]["observedGeneration"] == live["metadata"]["generation"] == 3
     assert live["status"]["pools"][0]["name"] == UNIT
     assert "finalizers" not in live["metadata"], "nothing may hold it when the operator is gone"
     policies.delete(name="calm", namespace=NAMESPACE)
