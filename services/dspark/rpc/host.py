@@ -46,6 +46,11 @@ class ReplicaHost:
         return ReplicaState.STARTING if self._replica is None else self._replica.state
 
     @property
+    def address(self) -> str:
+        """Where it is reached; "" before it is announced."""
+        return "" if self._replica is None else self._replica.address
+
+    @property
     def name(self) -> ReplicaName:
         """The replica's name in the fleet."""
         return self._name
@@ -53,7 +58,7 @@ class ReplicaHost:
     async def announce(
         self, compatibility: Compatibility, report: Callable[[], LoadReport], curve: Curve | None
     ) -> None:
-        """Serve, then tell the controller; the replica takes work from here on."""
+        """Serve, then tell the controller, if there is one; the replica takes work from here on."""
         address = await self.server.start()
         metrics_address = ""
         if self._endpoint.metrics:
@@ -77,7 +82,8 @@ class ReplicaHost:
             pid=os.getpid(),
             node=socket.gethostname(),
         )
-        self.link.start_announcing(self._replica, report)
+        if self._endpoint.controller:
+            self.link.start_announcing(self._replica, report)
 
     async def drain(self, idle: Callable[[], bool], timeout_s: float) -> None:
         """Stop being chosen (health and fleet say so), then wait for ``idle`` or the time-out."""
