@@ -13,7 +13,7 @@ class VllmSettings(Settings):
     """One vLLM engine and its drafters; either ``drafters`` or ``controller`` is given."""
 
     drafter: str
-    """Drafter checkpoint (folder or hub id): its ``fc`` and ``hidden_norm`` run beside the target."""
+    """Drafter checkpoint, folder or hub id: ``fc`` and ``hidden_norm`` run beside the target."""
     drafters: tuple[str, ...] = ()
     """Addresses (``host:port``) of drafters, without a controller."""
     controller: str | None = None

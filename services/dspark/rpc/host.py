@@ -16,6 +16,9 @@ from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
 from dspark.telemetry.endpoint import serve_metrics
 
+_NOWHERE = "127.0.0.1:9"
+"""Where the link of a replica without a controller would lead, were it ever used."""
+
 
 def new_incarnation() -> Incarnation:
     """Draw the number that tells this process from its predecessor."""
@@ -35,7 +38,7 @@ class ReplicaHost:
         self.incarnation = new_incarnation()
         self.server = RpcServer(endpoint, [service])
         self.link = ControllerLink(
-            endpoint.controller, watcher=name, call_timeout_s=endpoint.call_timeout_s
+            endpoint.controller or _NOWHERE, watcher=name, call_timeout_s=endpoint.call_timeout_s
         )
         self._replica: Replica | None = None
         self._stop_metrics: Callable[[], None] | None = None

@@ -83,6 +83,9 @@ def new_runner_class() -> Any:
 
         def propose_draft_token_ids(self) -> None: ...
 
+        def _sample(self, logits: object, metadata: object) -> str:
+            return "plainly" if metadata is None else "by rejection"
+
         def _setup_eagle3_aux_hidden_state_outputs(self) -> None: ...
 
         def execute_model(self, scheduler_output: Any) -> None:
@@ -203,7 +206,8 @@ def _laws(tokens: Sequence[int]) -> DraftLaws:
     """Each token with three quarters of its law, its successor with the rest."""
     ids = [sorted((token, (token + 1) % VOCAB)) for token in tokens]
     weights = [
-        [0.75 if v == token else 0.25 for v in pair] for token, pair in zip(tokens, ids, strict=True)
+        [0.75 if v == token else 0.25 for v in pair]
+        for token, pair in zip(tokens, ids, strict=True)
     ]
     return DraftLaws(
         counts=(2,) * len(tokens),

@@ -1,10 +1,11 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dspark.engines.vllm.hooks import install, probe
 from dspark.engines.vllm.runner import RunnerDrafts
-from tests.engines.vllm.fake_runner import new_runner_class
+from tests.engines.vllm.fake_runner import Engine, new_runner_class
 
 
 def test_a_runner_with_another_proposer_is_left_as_it_is() -> None:
@@ -24,8 +25,23 @@ def test_hooks_are_set_once() -> None:
     assert runner_class.execute_model is first
 
 
+def test_a_step_without_drafts_is_sampled_as_plain_vllm_does() -> None:
+    runner = Engine().runner
+    assert runner._sample(None, SimpleNamespace(num_draft_tokens=[0, 0])) == "plainly"
+    assert runner._sample(None, SimpleNamespace(num_draft_tokens=[0, 3])) == "by rejection"
+    assert runner._sample(None, None) == "plainly"
+    runner.drafter = object()
+    assert runner._sample(None, SimpleNamespace(num_draft_tokens=[0])) == "by rejection"
+
+
 @pytest.mark.parametrize(
-    "name", ["execute_model", "_setup_eagle3_aux_hidden_state_outputs", "propose_draft_token_ids"]
+    "name",
+    [
+        "execute_model",
+        "_sample",
+        "_setup_eagle3_aux_hidden_state_outputs",
+        "propose_draft_token_ids",
+    ],
 )
 def test_a_missing_method_is_named(name: str) -> None:
     runner_class = new_runner_class()

@@ -4,7 +4,7 @@ Path of a step: ``hooks`` show the ``proposer`` what vLLM schedules and computes
 states become context rows, which lie in ``rows`` under vLLM's own KV slots; the requests that go on
 are asked for in ``steps``, which drives ``drafting`` and admits; ``laws`` puts the drafts'
 distributions where vLLM's rejection sampler looks for them.  ``client`` runs the network in a
-thread of its own.  ``support`` says what is refused, and why.
+thread of its own.  ``support`` says what is refused, and why; ``sampler`` checks vLLM's.
 
 vLLM is imported inside functions only: all but ``proposer.DSparkProposer`` runs without it.
 """

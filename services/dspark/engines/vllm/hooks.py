@@ -1,4 +1,4 @@
-"""Where the proposer looks into vLLM's model runner: two methods wrapped, the rest only read.
+"""Where the proposer looks into vLLM's model runner: three methods wrapped, the rest only read.
 
 vLLM calls a proposer of a class of one's own with the sampled tokens alone.  What else is needed
 (which requests, which positions, the hidden states, the sampler's slot for laws) lies in the
@@ -7,14 +7,19 @@ runner, whose private names these are.  Each is probed when the model is loaded.
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 _MARK = "_dspark_hooked"
-_METHODS = ("_setup_eagle3_aux_hidden_state_outputs", "execute_model", "propose_draft_token_ids")
+_METHODS = (
+    "_setup_eagle3_aux_hidden_state_outputs",
+    "execute_model",
+    "_sample",
+    "propose_draft_token_ids",
+)
 _ATTRIBUTES = ("use_aux_hidden_state_outputs", "input_batch", "requests", "execute_model_state")
 _LAWS = ("_draft_probs", "_draft_prob_req_ids", "_get_spec_decode_draft_probs")
 
@@ -43,8 +48,7 @@ def install(runner_class: type, proposer_class: type) -> None:
     missing = [name for name in _METHODS if not hasattr(runner_class, name)]
     if missing:
         raise RuntimeError(_lacking(missing[0]))
-    loaded: Callable[..., Any] = runner_class._setup_eagle3_aux_hidden_state_outputs  # type: ignore[attr-defined]
-    execute: Callable[..., Any] = runner_class.execute_model  # type: ignore[attr-defined]
+    loaded, execute, sample = (getattr(runner_class, name) for name in _METHODS[:3])
 
     @functools.wraps(loaded)
     def setup_aux(self: "GPUModelRunner") -> None:
@@ -59,16 +63,38 @@ def install(runner_class: type, proposer_class: type) -> None:
         proposer = getattr(self, "drafter", None)
         if not isinstance(proposer, proposer_class):
             return execute(self, scheduler_output, *rest, **named)
-        hooked: Hooked = proposer
-        hooked.begin(scheduler_output)
-        output = execute(self, scheduler_output, *rest, **named)
-        if self.execute_model_state is not None:
-            hooked.absorb()
-        return output
+        return _step(
+            cast(Hooked, proposer),
+            self,
+            scheduler_output,
+            lambda: execute(self, scheduler_output, *rest, **named),
+        )
 
-    runner_class._setup_eagle3_aux_hidden_state_outputs = setup_aux  # type: ignore[attr-defined]
-    runner_class.execute_model = execute_model  # type: ignore[attr-defined]
+    @functools.wraps(sample)
+    def sample_step(self: "GPUModelRunner", logits: Any, metadata: Any) -> Any:
+        # A step without a draft is a plain step, by the sampler of plain vLLM: its rejection
+        # sampler fails on an empty batch of drafts (top-k on the CPU).
+        ours = isinstance(getattr(self, "drafter", None), proposer_class)
+        if ours and metadata is not None and not any(metadata.num_draft_tokens):
+            metadata = None
+        return sample(self, logits, metadata)
+
+    for name, wrapped in zip(_METHODS, (setup_aux, execute_model, sample_step), strict=False):
+        setattr(runner_class, name, wrapped)
     setattr(runner_class, _MARK, True)
+
+
+def _step(
+    hooked: Hooked,
+    runner: "GPUModelRunner",
+    scheduled: "SchedulerOutput",
+    execute: Callable[[], Any],
+) -> Any:
+    hooked.begin(scheduled)
+    output = execute()
+    if runner.execute_model_state is not None:
+        hooked.absorb()
+    return output
 
 
 def probe(runner: object, model: object) -> bool:

@@ -16,6 +16,7 @@ from dspark.core.curve import Curve, curve_problem
 from dspark.engines.vllm.client import DraftClient
 from dspark.engines.vllm.hooks import install
 from dspark.engines.vllm.runner import RunnerDrafts, TensorGroup
+from dspark.engines.vllm.sampler import check_sampler
 from dspark.engines.vllm.support import config_problem, version_problem
 from dspark.model.pair import read_pair, read_projection
 from dspark.model.serving import compatibility
@@ -80,8 +81,11 @@ class DSparkProposer(RunnerDrafts):
 
     def attach(self, runner: "GPUModelRunner", group: TensorGroup | None = None) -> None:
         """See ``RunnerDrafts.attach``; the group is vLLM's own."""
+        import vllm
         from vllm.distributed.parallel_state import get_tp_group
 
+        if runner.device.type == "cpu":
+            check_sampler(vllm.__version__)
         super().attach(runner, group or get_tp_group())
 
 

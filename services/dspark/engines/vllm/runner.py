@@ -7,7 +7,7 @@ failure in here ends drafting, never the engine: from then on vLLM decodes plain
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -193,9 +193,10 @@ class RunnerDrafts:
             slot_mappings: Not used.
         """
         requests = list(self._runner.input_batch.req_ids)
+        nothing: dict[str, Proposal] = {}
         proposals = self._guarded(
             lambda: self._propose(requests, sampled_token_ids, num_tokens_no_spec, token_ids_cpu),
-            {},
+            nothing,
         )
         if self._group is not None:
             decided = self._group.broadcast_object(proposals, src=0)
@@ -251,9 +252,7 @@ class RunnerDrafts:
             self._steps.close(request)
         if self._store is not None:
             for copied in scheduled.kv_cache_block_copies or ():
-                self._store.copy(
-                    self._block(copied.src_block_id), self._block(copied.dst_block_id)
-                )
+                self._store.copy(self._block(copied.src_block_id), self._block(copied.dst_block_id))
         if not scheduled.total_num_scheduled_tokens:
             self._steps.flush()
 

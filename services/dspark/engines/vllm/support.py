@@ -31,7 +31,7 @@ def config_problem(config: "VllmConfig", block_size: int) -> str | None:
     parallel, cache = config.parallel_config, config.cache_config
     asked = config.speculative_config.num_speculative_tokens
     refusals = {
-        "pipeline parallelism: the tapped layers lie on other ranks; set pipeline_parallel_size 1": (
+        "pipeline parallelism: tapped layers lie on other ranks; set pipeline_parallel_size 1": (
             parallel.pipeline_parallel_size > 1
         ),
         "decode context parallelism: KV slots lie on other ranks; "
@@ -48,7 +48,7 @@ def config_problem(config: "VllmConfig", block_size: int) -> str | None:
             bool(getattr(cache, "kv_sharing_fast_prefill", False))
         ),
         "sequence parallelism: hidden states are split over ranks; switch enable_sp off": (
-            bool(config.compilation_config.pass_config.enable_sp)
+            bool(getattr(config.compilation_config.pass_config, "enable_sp", False))
         ),
         f"num_speculative_tokens {asked}: the drafter proposes at most {block_size} tokens; "
         f"ask for 1..{block_size}": asked > block_size,
