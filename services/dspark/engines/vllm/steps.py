@@ -96,6 +96,7 @@ class DraftSteps:
             rows=self._kept,
             deadline=self._deadline,
             seed_chunk_bytes=settings.seed_chunk_bytes,
+            max_opening_bytes=0,  # a step of vLLM does not wait for a newcomer
             max_sessions_per_drafter=settings.max_sessions_per_drafter,
             vocab_size=vocab_size,
         )
