@@ -61,7 +61,8 @@ serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
 # Tests of tests/ in which engines or processes work together: no unit tests.
 TOGETHER := tests/lossless tests/system tests/local tests/training tests/kernels/test_rejection_step.py \
   tests/controller/test_page_in_browser.py tests/controller/test_controller_process.py tests/controller/test_takeover.py tests/gateway/test_server.py \
-  tests/model/test_speculation.py tests/operator/test_docker.py tests/operator/test_manifests.py
+  tests/model/test_speculation.py tests/operator/test_docker.py tests/operator/test_manifests.py \
+  tests/operator/test_observability.py tests/scenarios/test_day.py
 
 test: unit e2e ## Unit tests, then the whole-system tests
 

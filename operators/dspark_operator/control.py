@@ -165,12 +165,17 @@ def _layer(layer: Object) -> Layer:
 
 
 def _policy(shape: Object) -> Policy:
-    return Policy(**{**shape, "mode": Mode(shape["mode"])})  # type: ignore[arg-type]  # as _shape wrote it
+    weights = tuple((each["priority"], each["weight"]) for each in items(shape, "priority_weights"))
+    values = {**shape, "mode": Mode(shape["mode"]), "priority_weights": weights}
+    return Policy(**values)  # type: ignore[arg-type]  # as _shape wrote it
 
 
 def _shape(policy: Policy) -> Object:
     values: Object = {entry.name: getattr(policy, entry.name) for entry in fields(policy)}
-    return {**values, "mode": policy.mode.value}
+    weights: list[Json] = [
+        {"priority": priority, "weight": weight} for priority, weight in policy.priority_weights
+    ]
+    return {**values, "mode": policy.mode.value, "priority_weights": weights}
 
 
 def _path(unit: str) -> str:
