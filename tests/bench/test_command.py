@@ -42,9 +42,9 @@ def test_without_a_stack_it_says_how_to_start_one(
     assert "start one with `dspark up`" in said
 
 
-def test_the_help_says_what_a_fixed_arm_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_says_what_a_fixed_arm_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
-    assert "it bounds what is drafted, not what is verified" in " ".join(
+    assert "A fixed arm drafts at most K tokens a step and verifies them all" in " ".join(
         capsys.readouterr().out.split()
     )

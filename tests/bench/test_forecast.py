@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dspark.bench.forecast import describe, read_samples, summarise_samples
+from dspark.bench.forecast import bounds_of, describe, read_samples, summarise_samples
 from dspark.core.curve import Curve
 from dspark.core.fleet import Fleet, Member, Role
 from dspark.core.ids import Term
@@ -17,11 +17,14 @@ def a_fleet(*, curve: Curve | None = CURVE, steps: int = 10, drafted_steps: int 
         a_report("v", active=2, draft_round_s=0.035),
         steps=steps,
         batch_tokens=4 * steps,
+        committed_tokens=6 * steps,
+        window_s=0.039 * steps,
         step_s=0.024 * steps,
         turn_s=0.025 * steps,
         schedule_s=0.0005 * steps,
         busy_share=0.5,
         drafted_steps=drafted_steps,
+        session_steps=2 * steps,
         mean_context_tokens=64.0,
     )
     drafter = a_member("d", Role.DRAFTER, curve=a_curve({3: 0.010, 6: 0.028}))
@@ -37,7 +40,19 @@ def test_a_step_and_its_draft_are_held_against_their_curves() -> None:
     assert "forecast at 0.80 of its measured time (median of 1 reports)" in line
     assert "with its draft at 0.80 (1 reports)" in line
     assert "took 0.50 ms of a step" in spent
-    assert "busy 50% at 2 of the time" in spent
+    assert "busy 50% at 2 of the time, and hid 60% at 2 of drafting" in spent
+
+
+def test_the_bound_is_what_the_profiled_curves_alone_would_take() -> None:
+    # One cohort: 20 + 28 ms; two: each turn max(20, 28, 48 / 2) ms.
+    (sample,) = read_samples(a_fleet(), arm="adaptive", load="2")
+    assert sample.bound_tokens_per_s == pytest.approx(6 / 0.028)
+    (plain,) = read_samples(a_fleet(drafted_steps=0), arm="off", load="2")
+    assert plain.bound_tokens_per_s == pytest.approx(6 / 0.020)
+    other = replace(sample, replica="w", bound_tokens_per_s=100.0)
+    assert bounds_of([sample, sample, other, plain]) == pytest.approx(
+        {("2", "adaptive"): 6 / 0.028 + 100.0, ("2", "off"): 6 / 0.020}
+    )
 
 
 def test_steps_without_drafts_have_no_draft_to_forecast() -> None:
@@ -63,6 +78,8 @@ def test_reports_are_summed_up_by_load_and_arm() -> None:
         "arm": "adaptive",
         "reports": 1,
         "verifier_busy_share": 0.5,
+        "hidden_draft_share": 0.6,
+        "bound_tokens_per_s": 214.2857,
         "step_ms": 25.0,
         "schedule_ms": 0.5,
         "forecast_over_measured_step": 0.8,

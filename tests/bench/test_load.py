@@ -52,6 +52,10 @@ async def run(cell: Cell, server: FakeServer, *, timeout_s: float = 5.0) -> Cell
     return await run_cell(cell, server, clock=Ticks(), timeout_s=timeout_s, answered=lambda: None)
 
 
+async def nothing(cell: Cell) -> None:
+    pass
+
+
 async def test_every_request_is_asked_once_and_recorded_in_order() -> None:
     server = FakeServer()
     record = await run(a_cell(load=3, requests=7), server)
@@ -110,7 +114,7 @@ async def test_what_ended_before_a_failure_is_kept() -> None:
             FakeServer(failing=1),
             clock=Ticks(),
             timeout_s=5.0,
-            starting=lambda cell: None,
+            starting=nothing,
             answered=lambda: None,
             finished=lambda record: finished.append(record.cell.arm.name),
         )

@@ -11,14 +11,16 @@ from tests.bench.examples import a_cell, a_record, at_speed, served
 def test_the_table_has_every_arm_and_what_it_reached() -> None:
     records = [at_speed(arm, speed) for arm, speed in (("off", 100.0), ("adaptive", 250.0))]
     paper = StringIO()
-    Console(width=150, file=paper).print(make_table(summarise(records)))
+    table = make_table(summarise(records), {("1", "adaptive"): 500.0})
+    Console(width=164, file=paper).print(table)
     lines = paper.getvalue().splitlines()
     assert " ".join(lines[0].split()) == (
         "load arm tokens/s tok/s/user TTFT ms token ms p50/p99 tau verified/req wasted plain x off "
-        "user x off differ"
+        "user x off of bound differ"
     )
     assert lines[2].split()[:4] == ["1", "adaptive", "250", "±0%"]
     assert "2.50 (2.50-2.50)" in lines[2]
+    assert (lines[1].split()[-2], lines[2].split()[-2]) == ("-", "50%")
 
 
 def test_a_different_output_is_said_loudly() -> None:

@@ -88,7 +88,13 @@ def rows(count: int) -> Rows:
 
 
 def part(
-    session: int, start: int, count: int, *, max_tokens: int = 3, shaped: Rows | None = None
+    session: int,
+    start: int,
+    count: int,
+    *,
+    max_tokens: int = 3,
+    shaped: Rows | None = None,
+    opens: Sampling | None = None,
 ) -> SessionRound:
     """New rows start .. start + count - 1, and the anchor after them."""
     return SessionRound(
@@ -98,6 +104,7 @@ def part(
         rows_start=start,
         rows=rows(count) if shaped is None else shaped,
         max_tokens=max_tokens,
+        opens=opens,
     )
 
 
@@ -273,6 +280,25 @@ def test_a_session_without_room_is_refused() -> None:
         assert it.open(ONE, 1, 4)
         assert not it.open(ONE, 2)
         assert it.open(ONE, 1)  # anew
+
+
+def test_a_round_may_open_a_session_or_begin_it_anew() -> None:
+    with bench() as it:
+        assert it.ask(ONE, 1, part(1, 0, 4, opens=Sampling())) == [DraftStatus.OK]
+        assert it.ask(ONE, 2, part(1, 4, 1)) == [DraftStatus.OK]
+        assert it.ask(ONE, 3, part(1, 0, 2, opens=Sampling())) == [DraftStatus.OK]
+        assert it.engine.num_sessions == 1
+        it.submit(ONE, 4, released=(SessionId(1),))
+        it.reply()
+        assert it.engine.num_sessions == it.drafter.num_sessions == 0
+
+
+def test_an_opening_round_without_room_is_full() -> None:
+    with bench(SlowDrafter(max_sessions=1)) as it:
+        it.open(ONE, 1, 4)
+        asked = it.ask(ONE, 1, part(2, 0, 4, opens=Sampling()), part(1, 4, 1))
+        assert asked == [DraftStatus.FULL, DraftStatus.OK]
+        assert it.engine.num_sessions == 1
 
 
 def test_seeding_hears_how_many_rows_are_cached_and_refuses_a_gap() -> None:

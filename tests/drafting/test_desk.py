@@ -3,6 +3,7 @@ import pytest
 
 from dspark.core.draft import DraftStatus
 from dspark.core.ids import SessionId
+from dspark.core.sampling import Sampling
 from tests.drafting.world import VOCAB, Desk, true_rows
 
 FULL, NOT_SEEDED = DraftStatus.FULL, DraftStatus.NOT_SEEDED
@@ -41,6 +42,61 @@ def test_nothing_is_asked_before_the_seeding_ended() -> None:
     desk.seeded()
     assert desk.ask((1, 4)) == {SessionId(1): 0}
     assert desk.asked == [("d1", 1, 4)]
+
+
+def test_a_short_prompt_rides_on_its_first_question() -> None:
+    desk = Desk("d1", max_opening_bytes=40)  # five rows of eight bytes
+    desk.open(1, num_rows=5)
+    assert desk.ask((1, 5)) == {SessionId(1): 40}
+    desk.reply((1, 5))
+    assert desk.take(1, 5) == (3,)
+    desk.ask((1, 7))
+    assert not desk.port.seedings
+    first, second = (round_.sessions[0] for _, round_ in desk.port.rounds)
+    assert (first.opens, first.rows_start, len(first.rows)) == (Sampling(), 0, 5)
+    assert (second.opens, second.rows_start, len(second.rows)) == (None, 5, 2)
+
+
+def test_a_long_prompt_is_seeded_at_once_and_one_that_grew_long_when_it_is_asked() -> None:
+    desk = Desk("d1", max_opening_bytes=40)
+    desk.open(1, num_rows=6)
+    assert [seeding.session for seeding in desk.port.seedings] == [1]
+    desk.open(2, num_rows=5)
+    assert desk.ask((2, 6)) == {}
+    assert [seeding.session for seeding in desk.port.seedings] == [1, 2]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_opening_without_room_moves_the_session(late: bool) -> None:
+    desk = Desk("d1", "d2", max_opening_bytes=40)
+    desk.open(1)
+    desk.ask((1, 4))
+    if late:
+        assert desk.take(1, 4) is None
+    desk.reply((1, 4), status=FULL)
+    desk.ask((1, 5))
+    assert desk.asked == [("d1", 1, 4), ("d2", 1, 5)]
+    assert desk.port.rounds[1][1].sessions[0].opens == Sampling()
+    assert ("d1", 1) in desk.released
+
+
+def test_an_opening_that_was_not_understood_is_followed_by_a_seeding() -> None:
+    desk = Desk("d1", max_opening_bytes=40)
+    desk.open(1)
+    desk.ask((1, 4))
+    desk.reply((1, 4), status=NOT_SEEDED)
+    desk.seeded()
+    desk.ask((1, 5))
+    assert desk.asked == [("d1", 1, 4), ("d1", 1, 5)]
+    assert desk.port.rounds[1][1].sessions[0].opens is None
+
+
+def test_a_session_that_was_never_asked_about_needs_no_release() -> None:
+    desk = Desk("d1", max_opening_bytes=40)
+    desk.open(1)
+    desk.desk.close(SessionId(1))
+    desk.desk.flush(desk.now_s)
+    assert not desk.released
 
 
 def test_an_answer_is_taken_once_and_only_for_its_base_length() -> None:
@@ -352,3 +408,15 @@ def test_bytes_are_counted_by_kind_and_session() -> None:
     assert desk.desk.row_bytes == 4 * 8 + 4 * 8 + 2 * 8
     assert desk.desk.draft_bytes == 10
     assert desk.desk.draft_bytes_of(SessionId(1)) == 5
+
+
+def test_drafts_are_under_way_once_a_session_was_drafted_before() -> None:
+    desk = Desk("d1", max_opening_bytes=40)
+    desk.open(1)
+    desk.ask((1, 4))
+    assert not desk.desk.under_way  # only an opening
+    desk.reply((1, 4))
+    desk.ask((1, 6))
+    assert desk.desk.under_way
+    desk.reply((1, 6))
+    assert not desk.desk.under_way

@@ -59,6 +59,17 @@ class Drafter:
             self.cache.pop(session, None)
         blocks = []
         for part in round_.sessions:
+            if part.opens is not None:
+                if part.session not in self.cache and len(self.cache) >= self.room:
+                    blocks.append(
+                        DraftBlock(
+                            session=part.session,
+                            base_length=part.base_length,
+                            status=DraftStatus.FULL,
+                        )
+                    )
+                    continue
+                self.cache[part.session] = []
             ready = self.append(part.session, part.rows_start, part.rows)
             ready = ready and len(self.cache[part.session]) == part.base_length
             # The token tells which process drafted, and at which base length.
@@ -101,8 +112,8 @@ class Drafter:
 
 
 class Faults(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
+    @initialize(max_opening_bytes=st.sampled_from([0, 32, 1000]))
+    def begin(self, max_opening_bytes: int) -> None:
         self.now_s = 0.0
         self.port = Recorder()
         self.desk = DraftDesk(
@@ -110,6 +121,7 @@ class Faults(RuleBasedStateMachine):
             rows=true_rows,
             deadline=Deadline(floor_s=1.0, factor=3.0),
             seed_chunk_bytes=24,
+            max_opening_bytes=max_opening_bytes,
             max_sessions_per_drafter=3,
             vocab_size=2**31,
         )

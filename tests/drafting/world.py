@@ -61,7 +61,13 @@ class Recorder:
 class Desk:
     """A desk and short ways to say what happens to it."""
 
-    def __init__(self, *drafters: str, seed_chunk_bytes: int = 64, max_sessions: int = 8) -> None:
+    def __init__(
+        self,
+        *drafters: str,
+        seed_chunk_bytes: int = 64,
+        max_opening_bytes: int = 0,
+        max_sessions: int = 8,
+    ) -> None:
         self.port = Recorder()
         self.now_s = 0.0
         self.desk = DraftDesk(
@@ -69,6 +75,7 @@ class Desk:
             rows=true_rows,
             deadline=Deadline(floor_s=1.0, factor=3.0),
             seed_chunk_bytes=seed_chunk_bytes,
+            max_opening_bytes=max_opening_bytes,
             max_sessions_per_drafter=max_sessions,
             vocab_size=VOCAB,
         )

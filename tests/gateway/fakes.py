@@ -100,6 +100,7 @@ class FakeVerifier(verify_pb2_grpc.VerifyServiceServicer):
                     logprobs=[logprobs(token, request.top_logprobs) for token in chunk]
                     if request.HasField("top_logprobs")
                     else (),
+                    draft=draft_of(chunk) if request.speculation.trace else None,
                 )
                 position += len(chunk)
                 sent += len(chunk)
@@ -107,6 +108,17 @@ class FakeVerifier(verify_pb2_grpc.VerifyServiceServicer):
         except (asyncio.CancelledError, GeneratorExit):  # in a wait, or while a message is sent
             self.cancelled.set()
             raise
+
+
+def draft_of(committed: Sequence[int]) -> verify_pb2.JudgedDraft:
+    """All but the last token as drafted, then a rejected token and a trimmed one."""
+    accepted = list(committed[:-1])
+    return verify_pb2.JudgedDraft(
+        token_ids=[*accepted, 0, 1],
+        confidences=[0.9] * len(accepted) + [0.25, 0.125],
+        verified_tokens=len(accepted) + 1,
+        accepted_tokens=len(accepted),
+    )
 
 
 def logprobs(token: int, top: int) -> verify_pb2.TokenLogprobs:

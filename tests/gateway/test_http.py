@@ -177,6 +177,44 @@ async def test_a_stream_may_carry_the_usage_so_far_and_the_token_ids(
     assert [i for chunk in chunks for i in chunk["choices"][0]["token_ids"]] == script(0)[:5]
 
 
+async def test_a_trace_shows_each_steps_draft_and_changes_no_text(
+    model: ServedModel, script: Script
+) -> None:
+    asked = {"model": "toy", "prompt": "hi", "max_tokens": 100, "n": 2, "stream": True}
+    trace = {"speculation": {"trace": True}}
+    async with running(model, FakeVerifier(script)) as up:
+        plain = await up.http.post("/v1/completions", json=asked)
+        traced = await up.http.post("/v1/completions", json=asked | trace)
+        whole = await up.http.post("/v1/completions", json=asked | trace | {"stream": False})
+    assert whole.status_code == 400
+    assert "'stream' is true" in whole.json()["error"]["message"]
+    without, choices = (
+        [
+            choice
+            for line in got.text.split("\n\n")[:-2]
+            for choice in json.loads(line[6:])["choices"]
+        ]
+        for got in (plain, traced)
+    )
+    assert not any("speculation" in choice for choice in without)
+    for number in range(2):
+        mine = [choice for choice in choices if choice["index"] == number]
+        assert "".join(choice["text"] for choice in mine) == f"{number} {TEXT}"
+        steps = [choice["speculation"] for choice in mine if "speculation" in choice]
+        assert sum(len(step["committed"]) for step in steps) == len(script(number))
+        assert steps[0] == {
+            "committed": [str(number), " ", "th"],
+            "draft": [
+                {"token": str(number), "confidence": 0.9},
+                {"token": " ", "confidence": 0.9},
+                {"token": "!", "confidence": 0.25},
+                {"token": '"', "confidence": 0.125},
+            ],
+            "verified": 3,
+            "accepted": 2,
+        }
+
+
 async def test_n_choices_come_from_noise_of_their_own(model: ServedModel, script: Script) -> None:
     fake = FakeVerifier(script)
     async with running(model, fake) as up:

@@ -73,6 +73,7 @@ class Engines:
             rows=rows,
             deadline=Deadline(floor_s=30.0, factor=3.0),  # wait: these tests are about drafts
             seed_chunk_bytes=4096,
+            max_opening_bytes=4096,
             max_sessions_per_drafter=max_sessions,
             vocab_size=target.vocab_size,
         )

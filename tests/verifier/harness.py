@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dspark.config.verifier import GuardSettings, VerifierSettings
+from dspark.config.verifier import DraftingSettings, GuardSettings, VerifierSettings
 from dspark.core.curve import Curve
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, ReplicaName, SessionId
 from dspark.core.logits import TokenLogprobs
@@ -35,6 +36,7 @@ class Collected:
         self.stats: GenerationStats | None = None
         self.error: str | None = None
         self.logprobs: list[TokenLogprobs] = []
+        self.drafts: list[tuple[tuple[int, ...], JudgedDraft | None]] = []
         self.anywhere = False
         self.done = threading.Event()
         self.some = threading.Event()
@@ -44,8 +46,10 @@ class Collected:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self.tokens.extend(tokens)
+        self.drafts.append((tokens, draft))
         self.logprobs.extend(logprobs)
         if len(self.tokens) > 8:
             self.some.set()
@@ -75,6 +79,8 @@ class System:
         curve: Curve | None = None,
         drafting: bool = True,
         deadline_floor_s: float = 2.0,
+        max_opening_bytes: int = 4096,
+        drafting_settings: DraftingSettings | None = None,
         step_s: float = 0.0,
         target: type[FakeTarget] = FakeTarget,
         guard: GuardSettings | None = None,
@@ -96,6 +102,7 @@ class System:
             rows=rows,
             deadline=Deadline(floor_s=deadline_floor_s, factor=3.0),
             seed_chunk_bytes=64,
+            max_opening_bytes=max_opening_bytes,
             max_sessions_per_drafter=64,
             vocab_size=VOCAB,
         )
@@ -105,7 +112,10 @@ class System:
             desk if drafting else None,
             prefill,
             budget or FixedBudget(),
-            settings=VerifierSettings(**settings),  # type: ignore[arg-type]
+            settings=VerifierSettings(
+                drafting=drafting_settings or DraftingSettings(),
+                **settings,  # type: ignore[arg-type]
+            ),
             curve=curve,
             block_size=GAMMA,
             model_name="fake",
@@ -117,7 +127,9 @@ class System:
             inbox=self.inbox,
         )
 
-    def add_drafter(self, name: str, drafter: FakeDrafter | None = None) -> FakeDrafter:
+    def add_drafter(
+        self, name: str, drafter: FakeDrafter | None = None, *, curve: Curve | None = None
+    ) -> FakeDrafter:
         drafter = drafter or FakeDrafter(GAMMA)
         incarnation = Incarnation(len(self.drafters) + 1)
         engine = DrafterEngine(
@@ -125,7 +137,7 @@ class System:
         )
         engine.start()
         self.drafters[ReplicaName(name)] = (drafter, engine)
-        self.port.connect(ReplicaName(name), engine, incarnation)
+        self.port.connect(ReplicaName(name), engine, incarnation, curve)
         return drafter
 
     def remove_drafter(self, name: str) -> None:

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from dspark.config.verifier import DraftingSettings
 from dspark.core.budget import OFF
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.generation import Generation
@@ -12,7 +13,8 @@ from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.engine import NeverFits, Overloaded
 from tests.fakes import FakeDrafter, continuation
-from tests.verifier.harness import Collected, System, running
+from tests.fleet_examples import a_curve
+from tests.verifier.harness import GAMMA, Collected, System, running
 
 GREEDY = Sampling()
 
@@ -54,6 +56,26 @@ def test_speculation_saves_steps_and_counts_them() -> None:
         assert slow.stats.drafted_steps == 0
         assert sum(fast.stats.accepted_histogram) == fast.stats.steps
         assert fast.stats.accepted_draft_tokens + fast.stats.steps + 1 >= 200
+
+
+def test_a_trace_shows_what_became_of_each_draft_and_changes_no_token() -> None:
+    with running(System(budget=FixedBudget(3))) as system:
+        system.add_drafter("d1")
+        traced = system.generate(ask([1, 2, 3], 60, trace=True)).wait()
+        plain = system.generate(ask([1, 2, 3], 60)).wait()
+    assert traced.tokens == plain.tokens
+    assert {draft for _, draft in plain.drafts} == {None}, "nobody asked"
+    judged = [(tokens, draft) for tokens, draft in traced.drafts if draft is not None]
+    assert traced.stats is not None
+    assert len(judged) == traced.stats.drafted_steps > 0
+    for tokens, draft in judged:
+        assert draft.verified == min(3, len(draft.tokens)) >= draft.accepted
+        assert len(draft.confidences) == len(draft.tokens)
+        assert tokens[: draft.accepted] == draft.tokens[: draft.accepted]
+        if draft.accepted < draft.verified and len(tokens) > draft.accepted:
+            assert tokens[draft.accepted] != draft.tokens[draft.accepted], "rejected, then replaced"
+    assert any(draft.accepted < draft.verified for _, draft in judged), "some were rejected"
+    assert any(draft.verified < len(draft.tokens) for _, draft in judged), "some were trimmed"
 
 
 def test_a_cap_on_draft_tokens_is_kept() -> None:
@@ -226,3 +248,30 @@ def test_live_steps_are_compared_with_the_profiled_curve() -> None:
     assert any(cell.batch_tokens > 1 for cell in cells)
     # The fake sleeps 2 ms where the curve says 1.
     assert all(1.9 < cell.ratio <= MAX_RATIO for cell in cells)
+
+
+@pytest.mark.parametrize(("max_opening_bytes", "drafted"), [(4096, True), (0, False)])
+def test_the_first_step_after_a_short_prompt_has_a_draft(
+    max_opening_bytes: int, drafted: bool
+) -> None:
+    with running(System(max_opening_bytes=max_opening_bytes, step_s=0.02)) as system:
+        system.add_drafter("d1", FakeDrafter(GAMMA, wrong_every=1000))
+        count = 1 + 2 * (1 + GAMMA)  # the prompt's own token and two steps
+        sink = system.generate(ask([1, 2, 3], count)).wait()
+        assert sink.tokens == continuation([1, 2, 3], count, GREEDY)
+        assert (sink.stats.plain_steps == 0) == drafted
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(("wrong_every", "asked_for"), [(1, 0), (1, GAMMA), (1000, 0)])
+def test_a_session_whose_drafts_never_survive_is_skipped_unless_it_asked_for_them(
+    skip: bool, wrong_every: int, asked_for: int
+) -> None:
+    drafting = DraftingSettings(skip=skip)
+    curve = a_curve({1: 0.010, 8: 0.030}, sessions=(1,))
+    with running(System(curve=curve, drafting_settings=drafting)) as system:
+        system.add_drafter("d1", FakeDrafter(GAMMA, wrong_every), curve=a_curve({7: 0.004}))
+        sink = system.generate(ask([1, 2, 3], 400, max_draft_tokens=asked_for)).wait()
+        assert sink.tokens == continuation([1, 2, 3], 400, GREEDY)
+        hopeless = wrong_every == 1 and not asked_for
+        assert (sink.stats.plain_steps > 100) == (skip and hopeless)

@@ -70,6 +70,7 @@ def ask(
     stops: list[int] | None = None,
     speculate: bool = True,
     max_draft_tokens: int = 0,
+    trace: bool = False,
 ) -> verify_pb2.GenerateRequest:
     return verify_pb2.GenerateRequest(
         request_id="r",
@@ -79,7 +80,7 @@ def ask(
         sampling=sampling,
         stop_token_ids=stops or [],
         speculation=verify_pb2.GenerateRequest.Speculation(
-            enabled=speculate, max_draft_tokens=max_draft_tokens
+            enabled=speculate, max_draft_tokens=max_draft_tokens, trace=trace
         ),
     )
 
@@ -116,6 +117,18 @@ async def test_speculation_may_be_switched_off_or_capped_and_changes_no_token() 
         assert plain == capped == EXPECTED
         assert (off.stats.drafted_tokens, off.stats.row_bytes) == (0, 0)
         assert sum(two.stats.accepted_histogram[3:]) == 0
+
+
+@pytest.mark.parametrize("trace", [False, True])
+async def test_drafts_ride_along_only_where_a_trace_is_asked_for(trace: bool) -> None:
+    async with client() as it:
+        it.system.add_drafter("d1")
+        tokens, drafts = [], []
+        async for message in it.stub.Generate(ask([1, 2, 3], 60, trace=trace), timeout=20.0):
+            tokens.extend(message.token_ids)
+            drafts.append(message.HasField("draft"))
+        assert tokens == EXPECTED
+        assert any(drafts) is trace
 
 
 async def test_a_stop_token_ends_the_stream() -> None:

@@ -8,7 +8,14 @@ from hypothesis.extra import numpy as arrays
 
 from dspark.core.budget import DISABLED, Budget, ContextBucket
 from dspark.core.curve import Curve, CurvePoint
-from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
+from dspark.core.draft import (
+    DraftBlock,
+    DraftStatus,
+    JudgedDraft,
+    Round,
+    RoundReply,
+    SessionRound,
+)
 from dspark.core.fleet import (
     Compatibility,
     Fleet,
@@ -25,6 +32,8 @@ from dspark.core.refinement import StepCell
 from dspark.core.sampling import Sampling
 from dspark.wire.budget import budget_from_wire, budget_to_wire
 from dspark.wire.draft import (
+    judged_from_wire,
+    judged_to_wire,
     reply_from_wire,
     reply_to_wire,
     round_from_wire,
@@ -171,6 +180,7 @@ reports = st.builds(
     guard_tripped=st.booleans(),
     queued_prompt_tokens=u64,
     queue_s=amount,
+    session_steps=u64,
 )
 entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(
@@ -221,6 +231,7 @@ parts = st.builds(
     rows_start=u32,
     rows=tensors(2),
     max_tokens=u32,
+    opens=st.none() | samplings,
 )
 blocks = st.integers(0, 4).flatmap(
     lambda count: st.builds(
@@ -311,6 +322,13 @@ def test_a_reply(value: RoundReply) -> None:
     assert reply_from_wire(reply_to_wire(value)) == value
 
 
+def test_a_judged_draft_and_one_whose_confidences_are_missing() -> None:
+    draft = JudgedDraft(tokens=(5, 0), confidences=(0.5, 0.25), verified=1, accepted=0)
+    assert judged_from_wire(judged_to_wire(draft)) == draft
+    with pytest.raises(ValueError, match="2 draft tokens with 0 confidences"):
+        judged_from_wire(verify_pb2.JudgedDraft(token_ids=[1, 2]))
+
+
 @QUICK
 @given(st.lists(parts, max_size=3), st.lists(u64, max_size=3), u64)
 def test_a_round(sessions: list[SessionRound], released: list[int], number: int) -> None:
@@ -320,7 +338,7 @@ def test_a_round(sessions: list[SessionRound], released: list[int], number: int)
     got = round_from_wire(round_to_wire(sent))
     assert (got.number, got.released) == (sent.number, sent.released)
     for ours, theirs in zip(sessions, got.sessions, strict=True):
-        for name in ("session", "base_length", "anchor", "rows_start", "max_tokens"):
+        for name in ("session", "base_length", "anchor", "rows_start", "max_tokens", "opens"):
             assert getattr(ours, name) == getattr(theirs, name)
         assert ours.rows.dtype == theirs.rows.dtype
         assert ours.rows.shape == theirs.rows.shape

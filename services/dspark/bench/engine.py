@@ -12,6 +12,7 @@ from typing import Protocol
 from dspark.bench.arms import ADAPTIVE, Arm, Topology
 from dspark.bench.record import Counts, Piece
 from dspark.bench.schedule import Request
+from dspark.core.fleet import Fleet
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.sampling import Sampling
 
@@ -29,6 +30,9 @@ class Engine(Protocol):
 
     def stream(self, generation: Generation) -> "Iterator[tuple[int, ...] | End]":
         """Yield committed tokens as they come, then the end."""
+
+    def fleet(self) -> Fleet:
+        """Report what it did since the last call."""
 
 
 class EngineServer:
@@ -52,9 +56,13 @@ class EngineServer:
         self._encode = encode
         self._readers = ThreadPoolExecutor(max_requests, thread_name_prefix="bench")
 
+    def watch(self, arm: Arm) -> Fleet:
+        """See run.Watch."""
+        return self._of(arm).fleet()
+
     async def stream(self, arm: Arm, request: Request) -> AsyncGenerator[Piece]:
         """See Server: the engine blocks, so a thread reads it."""
-        engine = self._engines[arm.topology, arm.kind == ADAPTIVE]
+        engine = self._of(arm)
         generation = Generation(
             request_id=f"bench-{request.index}",
             prompt=tuple(self._encode(request.prompt.text)),
@@ -69,6 +77,9 @@ class EngineServer:
                     yield Piece(token_ids=event)
                 else:
                     yield Piece(counts=_counts(event.stats))
+
+    def _of(self, arm: Arm) -> Engine:
+        return self._engines[arm.topology, arm.kind == ADAPTIVE]
 
     async def _in_thread(
         self, events: "Iterator[tuple[int, ...] | End]"

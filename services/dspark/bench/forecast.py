@@ -1,15 +1,17 @@
 """Forecasts: what the curves say a round takes, against what it took.  Pure.
 
 Budgets rest on the curves as live steps refine them (`core.refinement`), so a bench that shows a
-gain also shows how far they were right.  The
-numbers are those of the replicas' reports: every second or two the newest half second.
+gain also shows how far they were right, and how far the whole is from the bound: the same tokens a
+step, in rounds that take what the profiled curves say and nothing more.  The numbers are those of
+the verifiers' reports of about a second each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from dspark.core.curve import curve_problem, step_seconds
+from dspark.core.cohorts import COHORTS, cycle_seconds
+from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.core.refinement import refine
 
@@ -23,22 +25,29 @@ class Sample:
     Attributes:
         arm: Which ran.
         load: Under which load.
+        replica: Whose report it is.
         busy_share: Of the window, spent in verify steps; the rest is bubble.
+        bound_tokens_per_s: The same tokens a step, if a round took exactly what the profiled curves
+            say of drafting and verifying, in one cohort or two, whichever is faster.
         step_s: Measured mean of a step with all that the loop does around it, waiting left out.
         forecast_step_s: The same by the verifier's refined curve.
         schedule_s: Of it, deciding and bookkeeping.
         draft_s: Measured round trip of a draft; None without drafts.
         forecast_draft_s: The same by the drafter's curve, which knows no transport.
+        hidden_share: Of a draft's round trip, in which the verifier did not wait.
     """
 
     arm: str
     load: str
+    replica: str
     busy_share: float
+    bound_tokens_per_s: float
     step_s: float
     forecast_step_s: float
     schedule_s: float = 0.0
     draft_s: float | None = None
     forecast_draft_s: float | None = None
+    hidden_share: float | None = None
 
 
 def read_samples(fleet: Fleet, *, arm: str, load: str) -> list[Sample]:
@@ -65,8 +74,21 @@ def describe(samples: Sequence[Sample]) -> list[str]:
         f"A verify step was forecast at {median(steps):.2f} of its measured time (median of "
         f"{len(steps)} reports), a step with its draft at {said}.",
         f"The scheduler took {1e3 * median(s.schedule_s for s in samples):.2f} ms of a step; "
-        f"verifiers were busy {_busy(samples)} of the time.",
+        f"verifiers were busy {_by_load(samples, lambda s: s.busy_share)} of the time, and hid "
+        f"{_by_load(samples, lambda s: s.hidden_share)} of drafting behind it.",
     ]
+
+
+def bounds_of(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
+    """Return the bound in tokens/s of all verifiers by (load, arm)."""
+    by_replica: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for sample in samples:
+        replicas = by_replica.setdefault((sample.load, sample.arm), {})
+        replicas.setdefault(sample.replica, []).append(sample.bound_tokens_per_s)
+    return {
+        key: sum(median(bounds) for bounds in replicas.values())
+        for key, replicas in by_replica.items()
+    }
 
 
 def summarise_samples(samples: Sequence[Sample]) -> list[dict[str, object]]:
@@ -80,6 +102,10 @@ def summarise_samples(samples: Sequence[Sample]) -> list[dict[str, object]]:
             "arm": arm,
             "reports": len(own),
             "verifier_busy_share": round(median(s.busy_share for s in own), 4),
+            "hidden_draft_share": _rounded_median(
+                [s.hidden_share for s in own if s.hidden_share is not None]
+            ),
+            "bound_tokens_per_s": round(bounds_of(own)[load, arm], 4),
             "step_ms": round(1e3 * median(s.step_s for s in own), 3),
             "schedule_ms": round(1e3 * median(s.schedule_s for s in own), 3),
             "forecast_over_measured_step": round(
@@ -98,23 +124,38 @@ def _sample(
 ) -> Sample:
     assert replica.curve is not None
     batch_tokens = round(report.batch_tokens / report.steps)
-    sessions = max(min(report.active_sessions, batch_tokens), 1)
+    sessions = max(round(report.session_steps / report.steps), 1)
     # Drafts in most steps, or the step is not one of a round that drafts.
     drafts = drafter is not None and 2 * report.drafted_steps >= report.steps
-    return Sample(
-        arm=arm,
-        load=load,
-        busy_share=report.busy_share,
-        step_s=report.turn_s / report.steps,
-        schedule_s=report.schedule_s / report.steps,
-        forecast_step_s=step_seconds(
-            refine(replica.curve, report.step_cells),
+
+    def verify_s(curve: Curve) -> float:
+        return step_seconds(
+            curve,
             sessions=sessions,
             batch_tokens=batch_tokens,
             context_tokens=report.mean_context_tokens,
-        ),
-        draft_s=report.draft_round_s if drafts else None,
-        forecast_draft_s=_draft_seconds(drafter, replica, sessions) if drafts else None,
+        )
+
+    draft_s = _draft_seconds(drafter, replica, sessions) if drafts else 0.0
+    turns_s = [
+        cycle_seconds(cohorts, verify_s=verify_s(replica.curve), draft_s=draft_s, round_trip_s=0.0)
+        / cohorts
+        for cohorts in (COHORTS if drafts else COHORTS[:1])
+    ]
+    waited_s = max(0.0, report.window_s - report.turn_s) / report.steps
+    round_s = report.draft_round_s
+    return Sample(
+        arm=arm,
+        load=load,
+        replica=replica.name,
+        busy_share=report.busy_share,
+        bound_tokens_per_s=report.committed_tokens / report.steps / min(turns_s),
+        step_s=report.turn_s / report.steps,
+        schedule_s=report.schedule_s / report.steps,
+        forecast_step_s=verify_s(refine(replica.curve, report.step_cells)),
+        draft_s=round_s if drafts else None,
+        forecast_draft_s=draft_s if drafts else None,
+        hidden_share=max(0.0, 1.0 - waited_s / round_s) if drafts and round_s > 0 else None,
     )
 
 
@@ -135,12 +176,13 @@ def _round_ratio(sample: Sample) -> float | None:
     return (sample.forecast_step_s + sample.forecast_draft_s) / (sample.step_s + sample.draft_s)
 
 
-def _busy(samples: Sequence[Sample]) -> str:
-    """Return the median busy share of each load, of arms that drafted."""
+def _by_load(samples: Sequence[Sample], share: Callable[[Sample], float | None]) -> str:
+    """Return the median of a share at each load, of arms that drafted."""
     loads: dict[str, list[float]] = {}
     for sample in samples:
-        if sample.draft_s is not None:
-            loads.setdefault(sample.load, []).append(sample.busy_share)
+        value = share(sample)
+        if sample.draft_s is not None and value is not None:
+            loads.setdefault(sample.load, []).append(value)
     return ", ".join(f"{median(own):.0%} at {load}" for load, own in loads.items()) or "-"
 
 

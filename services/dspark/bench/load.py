@@ -81,13 +81,13 @@ async def run_all(
     *,
     clock: Clock,
     timeout_s: float,
-    starting: Callable[[Cell], None],
+    starting: Callable[[Cell], Coroutine[None, None, None]],
     answered: Callable[[], None],
     finished: Callable[[CellRecord], None],
 ) -> None:
     """Run cells one after the other; a failure ends the run after those that are finished."""
     for cell in cells:
-        starting(cell)
+        await starting(cell)
         record = await run_cell(cell, server, clock=clock, timeout_s=timeout_s, answered=answered)
         finished(record)
 

@@ -2,23 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dspark.bench.arms import Arm
 from dspark.bench.forecast import Sample, read_samples
 from dspark.bench.load import Server, run_all
 from dspark.bench.record import CellRecord
 from dspark.bench.schedule import Cell, Plan, make_schedule, make_warm_up
+from dspark.core.fleet import Fleet
 
 _WARM_UP_TOKENS = 24
 _WATCH_S = 1.0
-_WATCH_TIMEOUT_S = 2.0
 _SETTLED_S = 2.0
 """Reports tell of the half second before them, and travel: so old is a cell that they tell of."""
+
+
+Watch = Callable[[Arm], Fleet]
+"""What the replicas that serve an arm report; ConnectionError where nobody answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,12 @@ class Notes:
 
 
 async def run_plan(
-    plan: Plan, server: Server, timeout_s: float, notes: Notes, controller: str | None
+    plan: Plan,
+    server: Server,
+    timeout_s: float,
+    notes: Notes,
+    watch: Watch | None,
+    prepare: Callable[[Arm], None] | None = None,
 ) -> None:
     """Warm up, then run the whole plan, with a progress bar on standard error.
 
@@ -39,7 +49,8 @@ async def run_plan(
         server: Whom to ask.
         timeout_s: Deadline of each request.
         notes: Filled as cells end.
-        controller: Address of the controller whose fleet serves; None: no reports.
+        watch: Reads the fleet that serves an arm; None: no reports.
+        prepare: Told, in a thread, which arm is next; see FixedPolicy.prepare.
 
     Raises:
         TimeoutError: A request took longer.
@@ -55,7 +66,9 @@ async def run_plan(
         total = sum(len(cell.requests) for cell in (*warm_up, *cells))
         task = progress.add_task("starting", total=total)
 
-        def starting(cell: Cell) -> None:
+        async def starting(cell: Cell) -> None:
+            if prepare is not None:
+                await asyncio.to_thread(prepare, cell.arm)
             running[:] = [(cell, time.perf_counter())]
             turn = "warm-up" if cell.repeat < 0 else f"repeat {cell.repeat + 1}/{plan.repeats}"
             description = f"{turn}, load {cell.load.label}, {cell.arm.name}"
@@ -65,7 +78,7 @@ async def run_plan(
             if record.cell.repeat >= 0:
                 notes.records.append(record)
 
-        watcher = asyncio.create_task(_watch(controller, running, notes.samples))
+        watcher = asyncio.create_task(_watch(watch, running, notes.samples))
         try:
             await run_all(
                 (*warm_up, *cells),
@@ -82,19 +95,18 @@ async def run_plan(
 
 
 async def _watch(
-    controller: str | None, running: Sequence[tuple[Cell, float]], samples: list[Sample]
+    watch: Watch | None, running: Sequence[tuple[Cell, float]], samples: list[Sample]
 ) -> None:
-    """Read the replicas' reports now and then; without a controller there are none."""
-    from dspark.rpc.ask import fleet_snapshot  # grpc: not for --help
-
-    while controller is not None:
+    """Read the replicas' reports now and then."""
+    while watch is not None:
         await asyncio.sleep(_WATCH_S)
-        if not running or time.perf_counter() - running[0][1] < _SETTLED_S:
+        if not running:
             continue
-        cell = running[0][0]
+        cell, began_s = running[0]
         with suppress(ConnectionError):
-            fleet = await asyncio.to_thread(fleet_snapshot, controller, timeout_s=_WATCH_TIMEOUT_S)
+            fleet = await asyncio.to_thread(watch, cell.arm)
             fresh = read_samples(fleet, arm=cell.arm.name, load=cell.load.label)
-            if cell.repeat >= 0 and running[0][0] is cell:
+            settled = time.perf_counter() - began_s >= _SETTLED_S
+            if cell.repeat >= 0 and settled and running[0][0] is cell:
                 # The same report may be read twice.
                 samples += [sample for sample in fresh if sample not in samples]

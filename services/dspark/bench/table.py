@@ -1,6 +1,6 @@
 """The table of a run, and what has to be said about it.  Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,8 +16,15 @@ fixed.  The first step has no draft yet, the last token needs none, and now and 
 """
 
 
-def make_table(summaries: Sequence[Summary]) -> RenderableType:
-    """Return the table and its notes."""
+def make_table(
+    summaries: Sequence[Summary], bounds: Mapping[tuple[str, str], float]
+) -> RenderableType:
+    """Return the table and its notes.
+
+    Args:
+        summaries: Its rows.
+        bounds: Tokens/s that an arm could reach, by (load, arm), where it is known.
+    """
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("load")
     table.add_column("arm", no_wrap=True)
@@ -32,6 +39,7 @@ def make_table(summaries: Sequence[Summary]) -> RenderableType:
         "plain",
         "x off",
         "user x off",
+        "of bound",
         "differ",
     ):
         table.add_column(column, justify="right", no_wrap=True)
@@ -39,7 +47,7 @@ def make_table(summaries: Sequence[Summary]) -> RenderableType:
         if before is not None and before.load != summary.load:
             table.add_section()
             table.add_row()
-        table.add_row(*_row(summary))
+        table.add_row(*_row(summary, bounds.get((summary.load.label, summary.arm.name))))
     return Group(table, "", *(Text(note) for note in notes(summaries)))
 
 
@@ -83,7 +91,7 @@ def _trimmed(summary: Summary) -> str | None:
     )
 
 
-def _row(summary: Summary) -> tuple[str, ...]:
+def _row(summary: Summary, bound: float | None) -> tuple[str, ...]:
     return (
         summary.load.label,
         summary.arm.name,
@@ -98,8 +106,13 @@ def _row(summary: Summary) -> tuple[str, ...]:
         _percent(summary.figure(lambda m: m.plain_share)),
         _ratio(summary.ratio_to_off),
         _ratio(summary.user_ratio_to_off),
+        _percent(None if bound is None else summary.figure(lambda m: _over(m.tokens_per_s, bound))),
         "-" if summary.arm.name == OFF or not summary.compared else str(summary.differing),
     )
+
+
+def _over(value: float | None, bound: float) -> float | None:
+    return None if value is None else value / bound
 
 
 def _plain(figure: Figure | None, digits: int) -> str:

@@ -4,22 +4,22 @@ import asyncio
 import json
 import os
 import platform
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import httpx
 import typer
 from rich.console import Console
 
 from dspark.bench.arms import ADAPTIVE, Arm, across, parse_arms, parse_topologies
-from dspark.bench.forecast import Sample, describe, summarise_samples
-from dspark.bench.load import Server
+from dspark.bench.forecast import Sample, bounds_of, describe, summarise_samples
 from dspark.bench.loads import parse_loads
 from dspark.bench.plot import draw, require_plotting
+from dspark.bench.policy import FixedPolicy
 from dspark.bench.prompts import BUILTIN, load_prompts
 from dspark.bench.record import Piece, read_counts
 from dspark.bench.report import make_report
@@ -28,11 +28,17 @@ from dspark.bench.schedule import Plan, Request, make_schedule
 from dspark.bench.summary import Summary, summarise
 from dspark.bench.table import make_table
 from dspark.cli.client import open_client, stream
+from dspark.cli.control_api import ControlApi
 from dspark.cli.options import Config, Set, StateDir, load, state_folder
 from dspark.cli.stack.record import require_running
 from dspark.config.model import ModelSettings
+from dspark.core.fleet import Fleet
 
-_WIDTH = 150  # of a table that goes to a file
+if TYPE_CHECKING:
+    from dspark.bench.engine import EngineServer
+
+_WATCH_TIMEOUT_S = 2.0
+_WIDTH = 164  # of a table that goes to a file
 
 
 def bench(
@@ -78,6 +84,9 @@ def bench(
     ] = 0.0,
     url: Annotated[str | None, typer.Option(help="Server; absent: the running stack.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name; absent: the stack's.")] = None,
+    policy: Annotated[
+        bool, typer.Option(help="Make the stack verify all drafts while a fixed arm runs.")
+    ] = True,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each request.")] = 300.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the results to this file.")
@@ -101,21 +110,17 @@ def bench(
     the target judged for a request, wasted the share of them that it rejected, plain the share of
     steps without a draft.
 
-    What fixed:K is not: it bounds what is drafted, not what is verified.  The budget rules every
-    arm alike: where its entry is K' tokens a step, a fixed arm's drafts are trimmed to the best K'
-    of all sessions; where it is "off", nothing is drafted but in one probe round of 50; where
-    there is no budget (no controller, or an expired one), the verifier's own curve trims;
-    late drafts and max_batch_tokens cut as ever.  Only where the budget says "all" is a fixed arm
-    fixed: at start, until min_samples rounds are known, or below controller.activation_sessions,
-    unless drafting does not pay there.  The table
-    says which arm was trimmed.  For a length that is fixed for certain, start the stack with
-    --set controller.min_samples=1000000000 (adaptive then verifies all, too), or use --engine,
-    whose fixed arms verify all and whose adaptive arm trims by the engine's own curve.  Arms also
-    share what the controller learns: rounds of the whole block, of any arm, feed the one
-    budget, and so do all draft times.
+    A fixed arm drafts at most K tokens a step and verifies them all: while it runs, the pools are
+    under a policy "verify-all", put in force through the control API (so the token in
+    DSPARK_API_TOKEN must be an operator's) and rolled back afterwards.  With --no-policy, or of a
+    server named by --url, the budget rules fixed arms too: it trims them where trimming pays, and
+    the table says where.  With --engine fixed arms verify all, and adaptive trims by the engine's
+    own curve.  Arms share what the controller learns: rounds of the whole block, of any arm, feed
+    the one budget, and so do all draft times.
 
-    The line about forecasts holds the profiled curves against the replicas' reports of the run
-    (only for the running stack): budgets are as right as the curves are.
+    The line about forecasts holds the profiled curves against the verifiers' reports of the run:
+    budgets are as right as the curves are.  "of bound" is tokens/s over those of the same tokens a
+    step in rounds that take what the profiled curves say and nothing more.
 
     Client and server share this machine's cores, for all arms alike.  With --engine, --config and
     --set choose the model.  Of a paced model (configs/paced.yaml) every figure is of its pace and
@@ -164,16 +169,18 @@ def bench(
             run |= {"model": settings.name, "target": settings.target, "drafter": settings.drafter}
             run |= {"paced": settings.paced is not None, "latency_ms": latency_ms}
             with _engines(plan, settings, latency_ms / 1e3) as server:
-                asyncio.run(run_plan(plan, server, timeout, notes, None))
+                asyncio.run(run_plan(plan, server, timeout, notes, server.watch))
         else:
             controller: str | None = None
+            api = ""
             if url is None or model is None:
                 stack = require_running(state_folder(state_dir))
                 # Of a server named by its URL, nobody here knows the controller.
                 controller = stack.controller if url is None else None
+                api = stack.api if policy and controller is not None else ""
                 url, model = url or stack.gateway, model or stack.model
             run |= {"model": model, "url": url}
-            asyncio.run(_run_over_http(plan, url, model, timeout, notes, controller))
+            _run_over_http(plan, url, model, timeout, notes, controller, api)
     finally:
         # Also after Ctrl-C or a failure: what ended is worth showing.
         summaries = summarise(notes.records)
@@ -208,15 +215,38 @@ class HttpServer:
             yield Piece(token_ids=chunk.token_ids, text=chunk.text, counts=counts)
 
 
-async def _run_over_http(
-    plan: Plan, url: str, model: str, timeout_s: float, notes: Notes, controller: str | None
+def _run_over_http(
+    plan: Plan,
+    url: str,
+    model: str,
+    timeout_s: float,
+    notes: Notes,
+    controller: str | None,
+    api: str,
 ) -> None:
-    async with open_client(url) as client:
-        await run_plan(plan, HttpServer(client, model), timeout_s, notes, controller)
+    from dspark.rpc.ask import fleet_snapshot  # grpc: not for --help
+
+    def snapshot() -> Fleet:
+        assert controller is not None
+        return fleet_snapshot(controller, timeout_s=_WATCH_TIMEOUT_S)
+
+    async def run(prepare: Callable[[Arm], None] | None) -> None:
+        watch = None if controller is None else (lambda arm: snapshot())
+        async with open_client(url) as client:
+            await run_plan(plan, HttpServer(client, model), timeout_s, notes, watch, prepare)
+
+    if not api or not any(arm.fixed for arm in plan.arms):
+        asyncio.run(run(None))
+        return
+    switch = FixedPolicy(ControlApi(api), snapshot)
+    try:
+        asyncio.run(run(switch.prepare))
+    finally:
+        switch.restore()
 
 
 @contextmanager
-def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator[Server]:
+def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["EngineServer"]:
     """Load the pair for every topology, once to verify all and once for "adaptive"."""
     from dspark.bench.engine import EngineServer
     from dspark.gateway.served_model import load_served_model
@@ -259,7 +289,7 @@ def _show(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
-    console.print(make_table(summaries))
+    console.print(make_table(summaries, bounds_of(samples)))
     for line in describe(samples):
         console.print(line)
     if not run["complete"]:

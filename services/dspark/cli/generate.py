@@ -1,20 +1,14 @@
-"""``dspark generate`` and ``dspark profile``: the engines in this process, no stack needed."""
+"""``dspark generate``: the engines in this process, no stack needed."""
 
 import json
 import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dspark.cli.options import Config, Json, Set, load
-from dspark.config.system import SystemSettings
-
-if TYPE_CHECKING:  # torch takes seconds to import: not for --help
-    from dspark.core.curve import Curve
 
 
 def generate(
@@ -105,69 +99,3 @@ def generate(
         f"{stats.steps} steps",
         file=sys.stderr,
     )
-
-
-def profile(config: Config = None, set_: Set = None, as_json: Json = False) -> None:
-    """Measure what a verify step costs here, over sessions, batch tokens and context.
-
-    JSON: {"version", "device", "points": [{"context_tokens", "sessions", "batch_tokens",
-    "step_s"}]}: medians, monotone in batch tokens.
-    """
-    curve = _measure(load(config, set_, None))
-    if as_json:
-        print(json.dumps(asdict(curve), indent=1))
-        return
-    console = Console(highlight=False)
-    contexts = sorted({point.context_tokens for point in curve.points})
-    for context in contexts:
-        points = [point for point in curve.points if point.context_tokens == context]
-        sizes = sorted({point.batch_tokens for point in points})
-        table = Table(
-            "sessions", *map(str, sizes), title=f"ms a step, by batch tokens; context {context}"
-        )
-        for sessions in sorted({point.sessions for point in points}):
-            row = {p.batch_tokens: p.step_s for p in points if p.sessions == sessions}
-            cells = [f"{1e3 * row[size]:.1f}" if size in row else "" for size in sizes]
-            table.add_row(str(sessions), *cells)
-        console.print(table)
-    console.print(f"curve {curve.version} on {curve.device}")
-
-
-def _measure(system: SystemSettings) -> "Curve":
-    """Load the target as a verifier would, and profile it."""
-    from dspark.model.pair import load_target
-    from dspark.model.ragged_target import RaggedTarget
-    from dspark.model.serving import set_threads
-    from dspark.paced.load import load_paced_target, profiled_on_paper
-    from dspark.verifier.profile import profile_served
-
-    pool = system.pools.verifier
-    model, settings = system.model_of(pool), pool.settings
-    if model.paced is not None:
-        paced_identity, paced = load_paced_target(model)
-        return profiled_on_paper(
-            paced,
-            lambda clock: profile_served(
-                paced, model, settings, digest=paced_identity.target_digest, clock=clock
-            ),
-        )
-    set_threads(model)
-    identity, runner = load_target(
-        model.target,
-        model.drafter,
-        num_pages=settings.num_pages,
-        page_tokens=model.page_tokens,
-        rows_dtype=model.rows_dtype,
-        device=model.device,
-        max_batch_tokens=settings.max_batch_tokens,
-    )
-    console = Console(stderr=True)
-    with console.status("profiling") as status:
-        return profile_served(
-            RaggedTarget(runner),
-            model,
-            settings,
-            digest=identity.target_digest,
-            clock=time.perf_counter,
-            progress=lambda done, total: status.update(f"profiling: {done} of {total} sizes"),
-        )

@@ -15,6 +15,7 @@ from dspark.cli import (
     generate,
     kubernetes,
     pair,
+    profile,
     settings,
     stack_commands,
     status,
@@ -40,7 +41,7 @@ app.command("top")(top.top)
 app.command("demo")(demo.demo)
 app.command("chat")(talk.chat)
 app.command("generate")(generate.generate)
-app.command("profile")(generate.profile)
+app.command("profile")(profile.profile)
 app.command("bench")(bench.bench)
 app.command("config")(settings.config)
 app.command("check-pair")(pair.check_pair)

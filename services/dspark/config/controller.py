@@ -34,6 +34,9 @@ class ControllerSettings(Settings):
     """Port of the control API (HTTP); 0 lets the system choose."""
     api_tokens: tuple[ApiToken, ...] = Field(default=(), max_length=1000)
     """Who may use the control API; empty: everybody on this machine."""
+    gateway_url: str | None = Field(default=None, pattern=r"^https?://[^\s/@?#]+$")
+    """Base URL of the gateway, for requests that people try out on the dashboard; null: none.
+    ``dspark up`` names its own."""
     tick_s: float = Field(default=0.5, gt=0)
     """Seconds between plans."""
     report_interval_s: float = Field(default=0.5, gt=0)

@@ -28,6 +28,9 @@ class ModelSettings(Settings):
     min_accepted_length: float | None = Field(default=1.2, ge=1.0)
     """Self-check at load: the pair must reach this mean accepted length on a short greedy text;
     null does not measure (each verifier then starts without loading the drafter once)."""
+    curves: str | None = None
+    """Folder where profiled curves are kept, so that a replica that starts again on such a machine
+    need not measure again; null measures at every start."""
     paced: PacedSettings | None = None
     """Sleep recorded step times instead of computing, with tokens from an integer fake: for trials
     of scheduling at another device's ratios, on any machine. Never a measure of speed."""

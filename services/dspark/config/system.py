@@ -13,6 +13,7 @@ from dspark.config.model import ModelSettings
 from dspark.config.pools import Pools, PoolSettings
 from dspark.config.ray import RaySettings
 from dspark.config.scaling import PoolScaling
+from dspark.config.telemetry import TelemetrySettings
 
 
 class SystemSettings(Settings):
@@ -30,6 +31,8 @@ class SystemSettings(Settings):
     """Registry and budgets; a relative ``store`` lies in the state folder."""
     ray: RaySettings = RaySettings()
     """Placement and health."""
+    telemetry: TelemetrySettings = TelemetrySettings()
+    """Traces and logs of every process."""
     state_dir: Path | None = None
     """Where logs and the description of the running stack are kept; null: the user's state
     folder (``$XDG_STATE_HOME/dspark`` or ``~/.local/state/dspark``)."""
@@ -81,6 +84,9 @@ class SystemSettings(Settings):
                 "scaling": self._scaling() | self.controller.scaling,
             }
         )
+        if "gateway_url" not in controller.model_fields_set:
+            url = f"http://{_reachable(self.gateway.host)}:{gateway_port}"
+            controller = controller.model_copy(update={"gateway_url": url})
         reached_at = f"{_reachable(controller.host)}:{controller_port}"
 
         def follow(given: EndpointSettings | GatewaySettings) -> dict[str, object]:

@@ -16,8 +16,12 @@ class DraftingSettings(Settings):
     """... or this many times the smoothed round trip, whichever is longer."""
     seed_chunk_bytes: int = Field(default=256 * 1024, ge=4096)
     """Largest message of a seeding stream."""
+    max_opening_bytes: int = Field(default=256 * 1024, ge=0)
+    """A prompt with no more bytes of rows rides on its session's first round, unseeded."""
     reconnect_s: float = Field(default=0.5, gt=0)
     """Pause before a lost drafter is tried again."""
+    skip: bool = True
+    """Do not draft, for a while, sessions whose drafts cost the others more than they bring."""
     max_sessions_per_drafter: int = Field(default=256, ge=1)
     """Sessions that one verifier places on one drafter."""
 

@@ -1,7 +1,6 @@
 """``python -m dspark.controller --config-json '{...}'``: run the controller until a signal."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from dspark.config.controller import ControllerSettings
 from dspark.config.load import explain
 from dspark.controller.leadership import Deposed
 from dspark.controller.process import run
+from dspark.telemetry import logs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config-json", default="{}", help="ControllerSettings as JSON, or a file that has them"
     )
     text: str = parser.parse_args(arguments).config_json
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        logs.start("controller")
         if not text.lstrip().startswith("{"):
             text = Path(text).read_text()
         run(ControllerSettings.model_validate_json(text))

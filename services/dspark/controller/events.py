@@ -1,8 +1,9 @@
 """Events: what happened lately, for any number of listeners and no queue of their own."""
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from dspark.core.ids import PoolName
@@ -20,21 +21,27 @@ class Event:
         kind: budget, conditions, policy or replicas.
         pool: Where.
         text: One sentence for people.
+        unix_s: When.
     """
 
     number: int
     kind: str
     pool: str
     text: str
+    unix_s: float
 
 
 class Events:
     """A ring of the newest events; every listener reads it at its own pace.
 
     Used from one event loop.
+
+    Args:
+        clock: Tells when something happened, in Unix seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._ring: deque[Event] = deque(maxlen=KEPT)
         self._number = 0
         self._more = asyncio.Event()
@@ -47,7 +54,9 @@ class Events:
     def publish(self, kind: str, pool: str, text: str) -> None:
         """Append an event and wake every listener."""
         self._number += 1
-        self._ring.append(Event(number=self._number, kind=kind, pool=pool, text=text))
+        self._ring.append(
+            Event(number=self._number, kind=kind, pool=pool, text=text, unix_s=self._clock())
+        )
         more, self._more = self._more, asyncio.Event()
         more.set()
 

@@ -54,7 +54,7 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
         try:
             await _first(stopped, become_leader(store, controller, settings.leader_lease_s))
             if not stop.is_set():
-                await _lead(settings, controller, api, store, stopped)
+                await _lead(settings, controller, store, api, stopped)
         finally:
             log.info("controller stops")
             api.stopping.set()
@@ -68,8 +68,8 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
 async def _lead(
     settings: ControllerSettings,
     controller: Controller,
-    api: ControlApi,
     store: Store,
+    api: ControlApi,
     stopped: asyncio.Task[bool],
 ) -> None:
     """Serve replicas until stopped.
@@ -91,13 +91,14 @@ async def _lead(
     server.add(lambda target: add_ControlApiServiceServicer_to_server(twin, target))
     address = await server.start()
     log.info("controller at %s, term %d", address, controller.term)
-    ticking = asyncio.create_task(controller.run())
+    own = [asyncio.create_task(work) for work in (controller.run(), api.trend.run(controller))]
     try:
         await _first(stopped, hold_leadership(store, controller, settings.leader_lease_s))
     finally:
         await server.drain()
-        ticking.cancel()
-        await asyncio.gather(ticking, return_exceptions=True)
+        for task in own:
+            task.cancel()
+        await asyncio.gather(*own, return_exceptions=True)
         await server.stop(_GRACE_S)
 
 

@@ -78,6 +78,7 @@ def admit(
     curve: Curve | None,
     context_tokens: float,
     plain_sessions: int = 0,
+    wait_s: float = 0.0,
 ) -> Admission:
     """Choose each session's prefix by the budget, or without one by the replica's own curve.
 
@@ -88,6 +89,7 @@ def admit(
         curve: The replica's own curve, used where there is no budget.
         context_tokens: Mean context length of the step's sessions.
         plain_sessions: Sessions in the step that have no draft.
+        wait_s: Seconds of a round beyond its step, known before these drafts were made.
 
     Raises:
         ValueError: The entry is none of those.
@@ -98,7 +100,7 @@ def admit(
         if curve is None or problem is not None:
             reason = f"no budget, and the curve is {problem}: verify all {drafted}"
             return Admission(lengths=admit_top(drafts, ALL), reason=reason)
-        lengths = admit_causal(drafts, curve, context_tokens, plain_sessions)
+        lengths = admit_causal(drafts, curve, context_tokens, plain_sessions, wait_s=wait_s)
         kept = sum(lengths.values())
         return Admission(lengths=lengths, reason=f"no budget: causal, {kept} of {drafted}")
     if entry in (OFF, DISABLED):
@@ -138,18 +140,22 @@ def admit_causal(
     curve: Curve,
     context_tokens: float,
     plain_sessions: int = 0,
+    *,
+    wait_s: float = 0.0,
 ) -> dict[SessionId, int]:
     """Admit by Algorithm 1 of the paper: best first, until one more would not pay.
 
-    Theta = tau * SPS(B) with tau = R + sum of admitted survivals and B = R + admitted drafts; R
-    counts the plain sessions too.  The early stop is what makes it causal, and what makes it
-    miss the best size behind a cliff of a staircase curve.
+    Theta = tau / (T(B) + wait) with tau = R + sum of admitted survivals and B = R + admitted
+    drafts; R counts the plain sessions too.  The paper's Theta = tau * SPS(B) has no wait, because
+    there the drafter runs within the step.  The early stop is what makes it causal, and what makes
+    it miss the best size behind a cliff of a staircase curve.
 
     Args:
         drafts: This step's drafts, in any order; sessions differ.
         curve: The replica's own curve.
         context_tokens: Mean context length of the step's sessions.
         plain_sessions: Sessions in the step that have no draft.
+        wait_s: Seconds of a round beyond its step: drafting that nothing hides.
     """
     sessions, columns, survivals = _ranked(drafts)
     if len(survivals) == 0:
@@ -158,9 +164,10 @@ def admit_causal(
     batch_tokens = num_sessions + np.arange(len(survivals) + 1)
     # cumsum adds from left to right: a partial sum never sees what comes after it.
     expected_tokens = num_sessions + np.concatenate(([0.0], np.cumsum(survivals)))
-    tokens_per_s = expected_tokens / steps_seconds(
+    step_s = steps_seconds(
         curve, sessions=num_sessions, batch_tokens=batch_tokens, context_tokens=context_tokens
     )
+    tokens_per_s = expected_tokens / (step_s + wait_s)
     worse = tokens_per_s[1:] <= tokens_per_s[:-1]
     admitted = int(np.argmax(worse)) if worse.any() else len(survivals)
     return _lengths(sessions, columns[:admitted])

@@ -5,9 +5,10 @@ verifying.  With few sessions a step is bound by memory, not by tokens: half the
 nearly as much as all of them, and one cohort is better.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 Cohorts = Literal[1, 2]
+COHORTS: tuple[Cohorts, ...] = get_args(Cohorts)
 
 
 def cycle_seconds(

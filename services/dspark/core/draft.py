@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.core.sampling import Sampling
 
 Rows = NDArray[np.generic]
 """Projected context rows [n, hidden]: float32, float16, or uint16 holding bfloat16 bits."""
@@ -37,6 +38,7 @@ class SessionRound:
         rows_start: Position of the first of ``rows``.
         rows: New context rows [n, hidden]; n may be 0.
         max_tokens: Draft at most this many, 0..gamma; 0 absorbs the rows only.
+        opens: Set where this round begins the session, whose rows then start at 0.
     """
 
     session: SessionId
@@ -45,6 +47,7 @@ class SessionRound:
     rows_start: int
     rows: Rows
     max_tokens: int
+    opens: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,23 @@ class DraftBlock:
                 f"session {self.session}: {len(self.tokens)} tokens "
                 f"but {len(self.laws.counts)} laws"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDraft:
+    """A draft and what became of it, for whoever asked to see it.
+
+    Attributes:
+        tokens: x_1 .. x_n as proposed.
+        confidences: c_1 .. c_n.
+        verified: How many the budget admitted to verification: a prefix.
+        accepted: How many of those were committed.
+    """
+
+    tokens: tuple[int, ...]
+    confidences: tuple[float, ...]
+    verified: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

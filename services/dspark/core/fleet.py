@@ -107,6 +107,7 @@ class LoadReport:
     guard_tripped: bool = False
     queued_prompt_tokens: int = 0
     queue_s: float = 0.0
+    session_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ class Generation:
         stop_tokens: The first of these ends the generation and is its last token.
         speculate: Whether to draft; never changes the output.
         max_draft_tokens: Largest draft; 0 for the drafter's block size.
+        trace: Whether each step's draft is shown with what became of it.
         rules: What is done to the logits.
         priority: Lower ones are admitted first, and policies may weigh them.
         top_logprobs: How many alternatives are reported with each token's log-probability; None
@@ -34,6 +35,7 @@ class Generation:
     stop_tokens: frozenset[int] = frozenset()
     speculate: bool = True
     max_draft_tokens: int = 0
+    trace: bool = False
     rules: LogitRules = NO_RULES
     top_logprobs: int | None = None
     priority: int = 0

@@ -164,12 +164,7 @@ class DrafterEngine:
         """Begin a session; ``done`` hears whether there was room."""
 
         def errand() -> None:
-            # Without a rounds stream nobody would free the session.
-            known = self._sessions.get(verifier)
-            opened = known is not None and self._model.open((verifier, session), sampling)
-            if known is not None and opened:
-                known.add(session)
-            done(opened)
+            done(self._open(verifier, session, sampling))
 
         self._send(errand)
 
@@ -263,13 +258,17 @@ class DrafterEngine:
         asked: set[Hashable] = set()
         for pending, parts_in in absorbed:
             outcomes.append([])
-            for part, status in parts_in:
+            for part, absorbed_as in parts_in:
                 key = (pending.verifier, part.session)
                 overtaken = key in asked or self._model.cached(key) != part.base_length
-                ready = DraftStatus.NOT_SEEDED if overtaken else status
-                if ready is not DraftStatus.OK or part.max_tokens == 0:
+                status = (
+                    DraftStatus.NOT_SEEDED
+                    if overtaken and absorbed_as is DraftStatus.OK
+                    else absorbed_as
+                )
+                if status is not DraftStatus.OK or part.max_tokens == 0:
                     block = DraftBlock(
-                        session=part.session, base_length=part.base_length, status=ready
+                        session=part.session, base_length=part.base_length, status=status
                     )
                     outcomes[-1].append(block)
                     continue
@@ -304,16 +303,28 @@ class DrafterEngine:
 
     def _absorb(self, pending: _Pending) -> list[tuple[SessionRound, DraftStatus]]:
         """Free what was released, cache the new rows, and check the round's invariant."""
-        known = self._sessions.get(pending.verifier, set())
         for session in pending.round.released:
-            known.discard(session)
+            self._sessions.get(pending.verifier, set()).discard(session)
             self._model.close((pending.verifier, session))
         result = []
         for part in pending.round.sessions:
+            if part.opens is not None and not self._open(
+                pending.verifier, part.session, part.opens
+            ):
+                result.append((part, DraftStatus.FULL))
+                continue
             cached = self._append(pending.verifier, part.session, part.rows_start, part.rows)
             status = DraftStatus.OK if cached == part.base_length else DraftStatus.NOT_SEEDED
             result.append((part, status))
         return result
+
+    def _open(self, verifier: VerifierKey, session: SessionId, sampling: Sampling) -> bool:
+        # Without a rounds stream nobody would free the session.
+        known = self._sessions.get(verifier)
+        if known is None or not self._model.open((verifier, session), sampling):
+            return False
+        known.add(session)
+        return True
 
     def _append(self, verifier: VerifierKey, session: SessionId, start: int, rows: Rows) -> int:
         key = (verifier, session)

@@ -4,10 +4,14 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
+from dspark.config.model import ModelSettings
 from dspark.core.curve import Curve, CurvePoint, make_curve
 from dspark.core.draft import DraftRequest
 from dspark.core.sampling import Sampling
 from dspark.drafter.engine import BlockModel
+from dspark.model.curve_cache import cached_curve
+from dspark.model.pair import PairIdentity
+from dspark.model.serving import curve_version, device_name
 
 SESSIONS = (1, 2, 4, 8, 16, 32)
 CONTEXT_TOKENS = 128
@@ -72,3 +76,37 @@ def profile(
     for key in keys:
         model.close(key)
     return make_curve(version, device, samples)
+
+
+def profile_served(
+    drafter: BlockModel,
+    model: ModelSettings,
+    *,
+    identity: PairIdentity,
+    max_sessions: int,
+    clock: Callable[[], float],
+) -> Curve:
+    """Profile a drafter as a replica serves it.
+
+    Args:
+        drafter: The drafter, without sessions.
+        model: What it is and where it runs.
+        identity: Of the pair.
+        max_sessions: Largest batch.
+        clock: Seconds.
+    """
+    version = curve_version(model, identity.projection_id)
+    return cached_curve(
+        model.curves,
+        kind="drafter",
+        version=version,
+        sizes=f"{max_sessions} sessions",
+        measure=lambda: profile(
+            drafter,
+            row_size=identity.hidden_size,
+            max_sessions=max_sessions,
+            version=version,
+            device=device_name(model),
+            clock=clock,
+        ),
+    )

@@ -10,10 +10,10 @@ from dspark.config.model import ModelSettings
 from dspark.core.curve import Curve
 from dspark.core.fleet import LoadReport, ReplicaState, Role
 from dspark.drafter.engine import BlockModel, DrafterEngine, Totals
-from dspark.drafter.profile import profile
+from dspark.drafter.profile import profile_served
 from dspark.drafter.service import DraftService
 from dspark.model.pair import PairIdentity, load_drafter_side
-from dspark.model.serving import compatibility, curve_version, device_name, set_threads
+from dspark.model.serving import compatibility, set_threads
 from dspark.paced.load import load_paced_drafter, profiled_on_paper
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
@@ -111,12 +111,11 @@ class DrafterReplica:
     def _profile(
         self, identity: PairIdentity, drafter: BlockModel, clock: Callable[[], float]
     ) -> Curve:
-        return profile(
+        return profile_served(
             drafter,
-            row_size=identity.hidden_size,
+            self._model,
+            identity=identity,
             max_sessions=min(self._settings.max_batch_sessions, self._settings.max_sessions),
-            version=curve_version(self._model, identity.projection_id),
-            device=device_name(self._model),
             clock=clock,
         )
 

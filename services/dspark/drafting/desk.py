@@ -1,8 +1,9 @@
 """The desk: for each session, who drafts it, what that drafter has, and what was asked.
 
 Used by one engine thread.  A session is in one of three situations: not placed (no drafter, or
-none has room), seeding (its rows are on their way), or seeded (it may be asked).  At most one
-question is outstanding for a session.
+none has room), seeding (its rows are on their way), or ready (it may be asked).  A short prompt is
+not seeded: all its rows ride on the first question, which opens the session.  At most one question
+is outstanding for a session.
 """
 
 import logging
@@ -51,6 +52,8 @@ class _Placement:
     drafter: ReplicaName | None = None
     seeding: int | None = None  # number of the seeding under way
     sent_rows: int = 0
+    unopened: bool = False  # the next question opens the session
+    opening: bool = False  # the outstanding one does
     question: Question | None = None
     block: DraftBlock | None = None
     draft_bytes: int = 0
@@ -79,13 +82,26 @@ class DraftDesk:
         rows: RowSource,
         deadline: Deadline,
         seed_chunk_bytes: int,
+        max_opening_bytes: int,
         max_sessions_per_drafter: int,
         vocab_size: int,
     ) -> None:
+        """Take the port.
+
+        Args:
+            port: Where rounds and seeds go.
+            rows: Where context rows come from.
+            deadline: How long a draft is worth waiting for.
+            seed_chunk_bytes: Size of a seeding's chunk.
+            max_opening_bytes: Rows that may ride on a session's first question; more are seeded.
+            max_sessions_per_drafter: Most of our sessions at one drafter.
+            vocab_size: Tokens outside make a block malformed.
+        """
         self._port = port
         self._rows = rows
         self._deadline = deadline
         self._seed_chunk_bytes = seed_chunk_bytes
+        self._max_opening_bytes = max_opening_bytes
         self._max_sessions_per_drafter = max_sessions_per_drafter
         self._vocab_size = vocab_size
         self._requests = 0
@@ -114,6 +130,14 @@ class DraftDesk:
     def round_trip_s(self) -> float:
         """Smoothed seconds of a round trip."""
         return self._deadline.round_trip_s
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a draft is awaited for a session that was drafted before."""
+        return any(
+            placement.question is not None and not placement.opening
+            for placement in self._sessions.values()
+        )
 
     def open(self, session: SessionId, sampling: Sampling, num_rows: int) -> None:
         """Begin drafting a session whose rows 0 .. num_rows - 1 are kept."""
@@ -211,8 +235,9 @@ class DraftDesk:
 
     def _part(self, ask: Ask, placement: _Placement) -> SessionRound | None:
         rows = self._rows(ask.session, placement.sent_rows, ask.base_length)
-        if rows.nbytes > 4 * self._seed_chunk_bytes:
-            # It went plainly for long: so many rows would hold up everyone's round.
+        most = self._max_opening_bytes if placement.unopened else 4 * self._seed_chunk_bytes
+        if rows.nbytes > most:
+            # A long prompt, or it went plainly for long: the rows would hold up everyone's round.
             self._seed(ask.session, placement)
             return None
         part = SessionRound(
@@ -222,8 +247,10 @@ class DraftDesk:
             rows_start=placement.sent_rows,
             rows=rows,
             max_tokens=ask.max_tokens,
+            opens=placement.sampling if placement.unopened else None,
         )
         placement.sent_rows = ask.base_length
+        placement.opening, placement.unopened = placement.unopened, False
         self.row_bytes += rows.nbytes
         return part
 
@@ -246,7 +273,7 @@ class DraftDesk:
         self.num_rounds += 1
 
     def _place(self, session: SessionId) -> None:
-        """Choose the drafter with the fewest of our sessions, and seed it."""
+        """Choose the drafter with the fewest of our sessions; seed it there if it is long."""
         name = self._roomiest()
         if name is None:
             return
@@ -256,7 +283,11 @@ class DraftDesk:
         drafter.sessions.add(session)
         if session in drafter.released:
             drafter.released.remove(session)
-        self._seed(session, placement)
+        row_bytes = self._rows(session, 0, min(1, placement.num_rows)).nbytes
+        if row_bytes * placement.num_rows > self._max_opening_bytes:
+            self._seed(session, placement)
+        else:
+            placement.unopened, placement.sent_rows = True, 0
 
     def _roomiest(self) -> ReplicaName | None:
         candidates = [
@@ -293,6 +324,7 @@ class DraftDesk:
         assert placement.drafter is not None
         self._seeding += 1
         placement.seeding = self._seeding
+        placement.unopened = placement.opening = False
         placement.sent_rows = placement.num_rows
         placement.question = placement.block = None
         chunks = list(self._chunks(session, placement.num_rows))
@@ -310,15 +342,17 @@ class DraftDesk:
     def _unplace(self, session: SessionId, placement: _Placement) -> None:
         name, placement.drafter = placement.drafter, None
         seeding, placement.seeding = placement.seeding, None
+        unopened, placement.unopened = placement.unopened, False
+        placement.opening = False
         placement.question = placement.block = None
         if name is None or name not in self._drafters:
             return
         drafter = self._drafters[name]
         drafter.sessions.discard(session)
-        if seeding is None:
-            drafter.released.append(session)
-        else:
+        if seeding is not None:
             drafter.orphans[seeding] = session
+        elif not unopened:
+            drafter.released.append(session)
 
     def _lose(self, name: ReplicaName, incarnation: Incarnation) -> None:
         drafter = self._drafters.get(name)
@@ -356,9 +390,13 @@ class DraftDesk:
                 continue
             assert question is not None
             self._deadline.observe(now_s - question.sent_s)
+            opening, placement.opening = placement.opening, False
             placement.question = None
             placement.draft_bytes += share
-            if cause is Cause.HIT:
+            if opening and block.status is DraftStatus.FULL:
+                self._leave_alone(event.drafter)
+                self._unplace(block.session, placement)
+            elif cause is Cause.HIT:
                 placement.block = block
             elif block.status is DraftStatus.NOT_SEEDED:
                 self._seed(block.session, placement)

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from dspark.config.gateway import GatewayProcess
 from dspark.gateway.served_model import load_served_model
 from dspark.gateway.server import serve
 from dspark.rpc.http import bind
+from dspark.telemetry import logs, tracing
 
 
 def read_config(text: str) -> GatewayProcess:
@@ -42,10 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dspark.gateway")
     parser.add_argument("--config-json", default="{}", help="settings as JSON, or a file of it")
     args = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
+        logs.start("gateway")
+        tracing.start("gateway")
         process = read_config(args.config_json)
         model = load_served_model(process.model.name, process.model.target)
         with bind(process.gateway.host, process.gateway.port, what="the gateway") as sock:
@@ -53,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"dspark gateway: {error}", file=sys.stderr)
         return 1
+    tracing.flush()
     return 0
 
 

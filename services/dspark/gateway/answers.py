@@ -63,7 +63,8 @@ class Answer(Response):
         except ApiError as error:
             await self._fail(error, scope, receive, send)
         except Exception:
-            log.exception("%s failed", self._job.request_id)
+            request_id = self._job.request_id
+            log.exception("%s failed", request_id, extra={"request_id": request_id})
             await self._fail(internal("Internal error"), scope, receive, send)
 
     async def _whole(self) -> Json:
@@ -109,7 +110,7 @@ class Answer(Response):
                     if opening is not None:
                         yield self._with_usage(opening)
                 wanted = job.token_ids or job.continuous_usage or job.logprobs
-                if delta.text or delta.finish or (wanted and delta.token_ids):
+                if delta.text or delta.finish or delta.step or (wanted and delta.token_ids):
                     yield self._with_usage(self._shape.chunk(index, delta))
         if job.include_usage:
             yield self._shape.closing(choices.usage(), choices.metrics())

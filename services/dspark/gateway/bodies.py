@@ -57,6 +57,8 @@ class Speculation(Body):
     """Draft at most this many tokens a step; null for the whole block."""
     mode: Literal["coupled", "rejection"] | None = None
     """How drafts are judged; null for coupled where there is a seed, else as deployed."""
+    trace: bool = False
+    """Streams only: every chunk of a choice shows its step's draft and what became of it."""
 
 
 class JsonSchema(Body):

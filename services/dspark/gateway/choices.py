@@ -3,7 +3,9 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from opentelemetry import trace
 
 from dspark.core.generation import GenerationStats
 from dspark.gateway.detokenize import Detokenizer
@@ -14,6 +16,7 @@ from dspark.gateway.served_model import ServedModel
 from dspark.gateway.sessions import Sessions
 from dspark.gateway.stats import speculative_decoding, traffic
 from dspark.gateway.stops import StopMatcher
+from dspark.gateway.trace import written_step
 from dspark.gateway.writer import Delta, Writer
 from dspark.telemetry import metrics
 
@@ -93,6 +96,9 @@ class Choices:
         async with aclosing(self._sessions.generate(routed)) as batches:
             async for batch in batches:
                 delta = writer.push(batch.token_ids, batch.finish, batch.logprobs)
+                if routed.generation.trace and delta.token_ids:
+                    step = written_step(delta.token_ids, batch.draft, self._model.spell)
+                    delta = replace(delta, step=step)
                 now_s = time.monotonic()
                 _observe(routed.model, delta, writer.num_tokens, now_s - last_s)
                 last_s = now_s
@@ -107,6 +113,7 @@ def _observe(model: str, delta: Delta, num_tokens: int, seconds: float) -> None:
     if not count:
         return
     if num_tokens == count:
+        trace.get_current_span().add_event("first token")
         metrics.VLLM_TTFT.labels(model).observe(seconds)
         return
     for _ in range(count):

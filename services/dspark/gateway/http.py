@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
+from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -147,6 +148,15 @@ class Gateway:
         limit = self._settings.max_concurrent
         if self.in_flight >= limit:
             raise overloaded(f"{limit} requests are in flight, which is this gateway's limit")
+        trace.get_current_span().set_attributes(
+            {
+                "gen_ai.operation.name": shape.operation,
+                "gen_ai.provider.name": "dspark",
+                "gen_ai.request.model": self._model.name,
+                "gen_ai.response.id": job.request_id,
+                "gen_ai.usage.input_tokens": job.prompt_tokens,
+            }
+        )
         return Answer(job, Choices(job, self._sessions, self._model), shape, self.lease)
 
     async def _body(self, request: Request) -> bytes:

@@ -1,17 +1,20 @@
-"""Around every HTTP request: its id, and its entry in the metrics."""
+"""Around every HTTP request: its id, its span, and its entry in the metrics."""
 
 import re
 import uuid
 from collections.abc import Collection
 
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dspark.telemetry import metrics
+from dspark.telemetry import logs, metrics, tracing
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+
+_TRACED = frozenset({"/v1/completions", "/v1/chat/completions"})
 
 CLIENT_GONE = 499
 """Status of a request whose client left before the answer began (nginx's number)."""
@@ -34,9 +37,11 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         status = CLIENT_GONE
+        span = self._span(scope, headers, request_id)
 
         async def observe(message: Message) -> None:
             nonlocal status
@@ -46,10 +51,30 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, observe)
+            with trace.use_span(span, end_on_exit=False), logs.about(request_id=request_id):
+                await self._app(scope, receive, observe)
         finally:
+            span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                span.set_status(trace.StatusCode.ERROR)
+            span.end()
             route = scope["path"] if scope["path"] in self._routes else "other"
             metrics.HTTP_REQUESTS.labels(route, str(status)).inc()
+
+    def _span(self, scope: Scope, headers: Headers, request_id: str) -> trace.Span:
+        """Begin a generation's span, in the caller's trace where there is one."""
+        if scope["path"] not in _TRACED:
+            return trace.INVALID_SPAN
+        return tracing.tracer().start_span(
+            f"{scope['method']} {scope['path']}",
+            context=tracing.parent_of(trace_metadata(headers)),
+            kind=trace.SpanKind.SERVER,
+            attributes={
+                "http.request.method": scope["method"],
+                "url.path": scope["path"],
+                "dspark.http_request_id": request_id,
+            },
+        )
 
 
 def trace_metadata(headers: Headers) -> tuple[tuple[str, str], ...]:

@@ -153,6 +153,8 @@ def _job(
         raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true")
     rules = _rules(body, model)
     speculation = body.speculation or Speculation()
+    if speculation.trace and not body.stream:
+        raise invalid("speculation", "'speculation.trace' is only allowed when 'stream' is true")
     generations = [
         RoutedGeneration(
             generation=Generation(
@@ -163,6 +165,7 @@ def _job(
                 stop_tokens=frozenset() if body.ignore_eos else model.stop_token_ids,
                 speculate=speculation.enabled,
                 max_draft_tokens=speculation.max_draft_tokens or 0,
+                trace=speculation.trace,
                 rules=rules,
                 top_logprobs=top_logprobs,
                 priority=body.priority or 0,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
@@ -35,9 +36,11 @@ class TokenBatch:
         finish: Set on the last batch only.
         stats: Counts of the generation, where the verifier gave them.
         logprobs: One for each token, where they were asked for.
+        draft: What was drafted for them, where a trace was asked for.
     """
 
     token_ids: tuple[int, ...]
     finish: FinishReason | None = None
     stats: GenerationStats | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    draft: JudgedDraft | None = None

@@ -96,6 +96,7 @@ class Sessions:
                             finish=batch.finish,
                             stats=stats,
                             logprobs=batch.logprobs,
+                            draft=batch.draft,
                         )
                         if batch.finish is not None:
                             return
@@ -111,6 +112,7 @@ class Sessions:
                 log.warning(
                     "%s: lost %s after %d tokens (%s); looking for another verifier",
                     request_id, replica.name, len(committed), error,
+                    extra={"request_id": request_id},
                 )  # fmt: skip
             except VerifierRefused as error:
                 failover.refused(replica, error)

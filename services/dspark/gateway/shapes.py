@@ -20,7 +20,10 @@ class WrittenChoice:
 
 
 class Shape(Protocol):
-    """One endpoint's JSON."""
+    """One endpoint's JSON; ``operation`` is OpenTelemetry's name of it."""
+
+    @property
+    def operation(self) -> str: ...  # noqa: D102
 
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """Return the whole answer."""
@@ -85,6 +88,7 @@ class CompletionShape:
     """``/v1/completions``."""
 
     envelope: Envelope
+    operation: str = "text_completion"
 
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """See Shape."""
@@ -113,7 +117,7 @@ class CompletionShape:
             completion_logprobs(delta.logprobs),
             text=delta.text,
         )
-        return self.envelope.wrap("text_completion", [entry])
+        return self.envelope.wrap("text_completion", [_traced(entry, delta)])
 
     def closing(self, usage: Json, metrics: Json) -> Json:
         """See Shape."""
@@ -125,6 +129,7 @@ class ChatShape:
     """``/v1/chat/completions``."""
 
     envelope: Envelope
+    operation: str = "chat"
 
     def answer(self, choices: Sequence[WrittenChoice], usage: Json, metrics: Json) -> Json:
         """See Shape."""
@@ -153,8 +158,13 @@ class ChatShape:
         entry = self.envelope.choice(
             index, delta.finish, delta.token_ids, chat_logprobs(delta.logprobs), delta=content
         )
-        return self.envelope.wrap("chat.completion.chunk", [entry])
+        return self.envelope.wrap("chat.completion.chunk", [_traced(entry, delta)])
 
     def closing(self, usage: Json, metrics: Json) -> Json:
         """See Shape."""
         return self.envelope.wrap("chat.completion.chunk", [], usage=usage, metrics=metrics)
+
+
+def _traced(entry: Json, delta: Delta) -> Json:
+    """Add the step to a choice where a trace is wanted."""
+    return entry if delta.step is None else entry | {"speculation": delta.step}

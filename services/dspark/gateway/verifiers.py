@@ -11,12 +11,15 @@ from typing import Protocol
 
 import grpc
 from grpc import aio
+from opentelemetry import trace
 
 from dspark.core.fleet import Replica
 from dspark.core.generation import GenerationStats
 from dspark.core.session import FinishReason
 from dspark.gateway.routed import RoutedGeneration, TokenBatch
 from dspark.rpc.channel import is_lost, open_channel
+from dspark.telemetry import tracing
+from dspark.wire.draft import judged_from_wire
 from dspark.wire.logits import logprobs_from_wire, rules_to_wire
 from dspark.wire.sampling import sampling_to_wire
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
@@ -88,18 +91,30 @@ class GrpcVerifiers:
         stub: verify_pb2_grpc.VerifyServiceAsyncStub = verify_pb2_grpc.VerifyServiceStub(
             self._channels[address]
         )
-        call = stub.Generate(
-            request_to_wire(routed), timeout=timeout_s, metadata=routed.metadata or None
+        span = tracing.tracer().start_span(
+            "VerifyService/Generate",
+            kind=trace.SpanKind.CLIENT,
+            attributes={
+                "rpc.system": "grpc",
+                "server.address": address,
+                "dspark.replica": replica.name,
+                "dspark.request_id": routed.generation.request_id,
+            },
         )
+        # Where nothing is traced here, the caller's own context is passed on.
+        metadata = tracing.metadata_of(span) or routed.metadata or None
+        call = stub.Generate(request_to_wire(routed), timeout=timeout_s, metadata=metadata)
         self._calls[address] += 1
         try:
             async for message in call:
                 yield batch_from_wire(message)
         except aio.AioRpcError as error:
+            span.set_status(trace.StatusCode.ERROR, error.code().name)
             raise failure(error) from error
         finally:
             call.cancel()  # Without effect on a call that has ended.
             self._calls[address] -= 1
+            span.end()
 
     async def keep(self, addresses: Collection[str]) -> None:
         """Close the idle channels to all but ``addresses``."""
@@ -126,7 +141,9 @@ def request_to_wire(routed: RoutedGeneration) -> verify_pb2.GenerateRequest:
         sampling=sampling_to_wire(generation.sampling),
         stop_token_ids=sorted(generation.stop_tokens),
         speculation=verify_pb2.GenerateRequest.Speculation(
-            enabled=generation.speculate, max_draft_tokens=generation.max_draft_tokens
+            enabled=generation.speculate,
+            max_draft_tokens=generation.max_draft_tokens,
+            trace=generation.trace,
         ),
         model=routed.model,
         logit_rules=rules_to_wire(generation.rules),
@@ -142,6 +159,7 @@ def batch_from_wire(message: verify_pb2.GenerateResponse) -> TokenBatch:
         finish=_FINISH.get(message.finish_reason),
         stats=_stats_from_wire(message.stats) if message.HasField("stats") else None,
         logprobs=tuple(logprobs_from_wire(each) for each in message.logprobs),
+        draft=judged_from_wire(message.draft) if message.HasField("draft") else None,
     )
 
 

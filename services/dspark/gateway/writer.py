@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.gateway.detokenize import Detokenizer
-from dspark.gateway.logprobs import WrittenLogprobs, written_logprobs
+from dspark.gateway.logprobs import Json, WrittenLogprobs, written_logprobs
 from dspark.gateway.stops import StopMatcher
 
 
@@ -19,12 +19,14 @@ class Delta:
         token_ids: The tokens counted, up to the one that completed a stop string.
         finish: Why this is the last delta, or None.
         logprobs: Of each token, where they are wanted.
+        step: The step that committed the tokens, where a trace is wanted.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish: FinishReason | None
     logprobs: tuple[WrittenLogprobs, ...] = ()
+    step: Json | None = None
 
 
 class Writer:

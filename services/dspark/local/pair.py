@@ -8,12 +8,13 @@ from dspark.config.drafter import DrafterSettings
 from dspark.config.model import ModelSettings
 from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve
+from dspark.core.fleet import Compatibility
 from dspark.drafter.engine import BlockModel
-from dspark.drafter.profile import profile as profile_drafter
+from dspark.drafter.profile import profile_served as profile_drafter
 from dspark.model.grammar import Grammars
 from dspark.model.pair import load_pair
 from dspark.model.ragged_target import RaggedTarget
-from dspark.model.serving import curve_version, device_name
+from dspark.model.serving import compatibility
 from dspark.model.target_folder import local_folder
 from dspark.paced.load import load_paced_drafter, load_paced_target, profiled_on_paper
 from dspark.verifier.profile import profile_served
@@ -29,7 +30,8 @@ class LocalPair:
         drafter: The drafter, where one drafts.
         block_size: gamma; 0 without a drafter.
         curve: The target's, where it was asked for.
-        drafter_curve: The drafter's, of a paced pair.
+        drafter_curve: The drafter's, likewise.
+        compatibility: What replicas of them would insist on.
     """
 
     target: Target
@@ -37,6 +39,7 @@ class LocalPair:
     block_size: int
     curve: Curve | None
     drafter_curve: Curve | None
+    compatibility: Compatibility
 
 
 def load_local_pair(
@@ -80,6 +83,15 @@ def load_local_pair(
         Grammars.of_folder(local_folder(model.target, what="target"), pair.identity.vocab_size),
     )
     digest = pair.identity.target_digest
+    drafter_curve = None
+    if pair.drafter is not None and profiling:
+        drafter_curve = profile_drafter(
+            pair.drafter,
+            model,
+            identity=pair.identity,
+            max_sessions=settings.max_sessions,
+            clock=time.perf_counter,
+        )
     return LocalPair(
         target=target,
         drafter=pair.drafter,
@@ -87,7 +99,8 @@ def load_local_pair(
         curve=profile_served(target, model, settings, digest=digest, clock=time.perf_counter)
         if profiling
         else None,
-        drafter_curve=None,
+        drafter_curve=drafter_curve,
+        compatibility=compatibility(model, pair.identity),
     )
 
 
@@ -102,8 +115,16 @@ def _paced(
             target, model, settings, digest=identity.target_digest, clock=clock
         ),
     )
+    both = compatibility(model, identity)
     if not drafting:
-        return LocalPair(target=target, drafter=None, block_size=0, curve=curve, drafter_curve=None)
+        return LocalPair(
+            target=target,
+            drafter=None,
+            block_size=0,
+            curve=curve,
+            drafter_curve=None,
+            compatibility=both,
+        )
     _, drafter = load_paced_drafter(
         model, max_sessions=max(DrafterSettings().max_sessions, settings.max_sessions),
         device=device,
@@ -112,10 +133,9 @@ def _paced(
         drafter,
         lambda clock: profile_drafter(
             drafter,
-            row_size=identity.hidden_size,
+            model,
+            identity=identity,
             max_sessions=settings.max_sessions,
-            version=curve_version(model, identity.projection_id),
-            device=device_name(model),
             clock=clock,
         ),
     )
@@ -125,4 +145,5 @@ def _paced(
         block_size=identity.block_size,
         curve=curve,
         drafter_curve=drafter_curve,
+        compatibility=both,
     )

@@ -1,6 +1,7 @@
 """One verifier and one drafter in this process, on their own threads, joined by memory."""
 
 import queue
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,9 +11,10 @@ from dspark.config.model import ModelSettings
 from dspark.config.verifier import VerifierSettings
 from dspark.core.budget import ALL
 from dspark.core.curve import Curve
-from dspark.core.draft import Rows
+from dspark.core.draft import JudgedDraft, Rows
+from dspark.core.fleet import Fleet, Member, Replica, ReplicaState, Role
 from dspark.core.generation import Generation, GenerationStats
-from dspark.core.ids import Incarnation, ReplicaName, SessionId
+from dspark.core.ids import Incarnation, PoolName, ReplicaName, SessionId, Term
 from dspark.core.logits import TokenLogprobs
 from dspark.core.pages import PageAllocator
 from dspark.core.session import FinishReason
@@ -25,8 +27,10 @@ from dspark.model.serving import set_threads
 from dspark.verifier.budget_cell import BudgetCell, FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
+from dspark.verifier.report import report_load
 
 _DRAFTER = ReplicaName("local-drafter")
+_VERIFIER = ReplicaName("local-verifier")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,7 @@ class _QueueSink:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self.logprobs.extend(logprobs)
         self.events.put(tokens)
@@ -149,6 +154,7 @@ class LocalSystem:
                 # Nothing is lost in one process: wait for the draft, however slow the machine.
                 deadline=Deadline(floor_s=30.0, factor=3.0),
                 seed_chunk_bytes=settings.drafting.seed_chunk_bytes,
+                max_opening_bytes=settings.drafting.max_opening_bytes,
                 max_sessions_per_drafter=settings.drafting.max_sessions_per_drafter,
                 vocab_size=self._pair.target.vocab_size,
             )
@@ -190,6 +196,22 @@ class LocalSystem:
         if self._drafter is not None:
             self._drafter.stop()
 
+    def fleet(self) -> Fleet:
+        """Report what the verifier did since the last call, as a controller would see it."""
+        verifier = self._replica(_VERIFIER, Role.VERIFIER, self._pair.curve)
+        load = report_load(
+            self._engine,
+            replica=_VERIFIER,
+            incarnation=verifier.incarnation,
+            state=verifier.state,
+            now_s=time.monotonic(),
+        )
+        members = [Member(replica=verifier, load=load)]
+        if self._drafter is not None:
+            drafter = self._replica(_DRAFTER, Role.DRAFTER, self._pair.drafter_curve)
+            members.append(Member(replica=drafter))
+        return Fleet(term=Term(0), version=0, members=tuple(members))
+
     def stream(self, generation: Generation) -> Iterator[tuple[int, ...] | Ended]:
         """Yield committed tokens as they come, then how it ended.
 
@@ -209,6 +231,18 @@ class LocalSystem:
                     return
         finally:
             self._engine.cancel(session)
+
+    def _replica(self, name: ReplicaName, role: Role, curve: Curve | None) -> Replica:
+        return Replica(
+            name=name,
+            pool=PoolName(role.value),
+            role=role,
+            address="",
+            incarnation=Incarnation(1),
+            state=ReplicaState.READY,
+            compatibility=self._pair.compatibility,
+            curve=curve,
+        )
 
     def _rows(self, session: SessionId, start: int, stop: int) -> Rows:
         return self._pair.target.rows(self._engine.intake.sessions[session].pages, start, stop)

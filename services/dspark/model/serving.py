@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from importlib import metadata
 
 import torch
 
@@ -44,8 +45,9 @@ def device_name(model: ModelSettings) -> str:
 
 
 def curve_version(model: ModelSettings, digest: str) -> str:
-    """Digest of what a profiled curve is bound to: weights, device, processor, threads."""
+    """Digest of what a profiled curve is bound to: weights, device, threads, software."""
     processor = platform.processor() or platform.machine()
+    software = (torch.__version__, metadata.version("dspark-serve"))
     paced = "" if model.paced is None else model.paced.model_dump_json()
-    parts = (digest, model.device, processor, str(model.threads), torch.__version__, paced)
+    parts = (digest, model.device, processor, str(model.threads), *software, paced)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

@@ -1,14 +1,17 @@
 """gRPC in front of the prefill engine: wire to core and back, nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import grpc
 from grpc import aio
+from opentelemetry import trace
 
 from dspark.core.fleet import Compatibility
 from dspark.prefill.engine import Chunk, Job, Overloaded, PrefillEngine
 from dspark.rpc.handshake import Greeter, require_match
+from dspark.telemetry import tracing
 from dspark.wire.tensor import tensor_to_wire
 from dspark.wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 
@@ -36,6 +39,32 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
         context: aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillChunk],
     ) -> AsyncIterator[prefill_pb2.PrefillChunk]:
         await require_match(self._compatibility, request.compatibility, context)
+        span = tracing.tracer().start_span(
+            "prefill",
+            context=tracing.parent_of(context.invocation_metadata() or ()),
+            kind=trace.SpanKind.SERVER,
+            attributes={
+                "rpc.system": "grpc",
+                "rpc.service": "dspark.wire.v1.PrefillService",
+                "rpc.method": "Prefill",
+                "dspark.request_id": request.request_id,
+                "dspark.prompt_tokens": len(request.token_ids),
+                "dspark.held_pages": len(request.held_page_hashes),
+            },
+        )
+        try:
+            async with aclosing(self._chunks(request, context)) as chunks:
+                async for chunk in chunks:
+                    span.add_event("chunk", {"start": chunk.start, "tokens": chunk.num_tokens})
+                    yield chunk
+        finally:
+            span.end()
+
+    async def _chunks(
+        self,
+        request: prefill_pb2.PrefillRequest,
+        context: aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillChunk],
+    ) -> AsyncGenerator[prefill_pb2.PrefillChunk, None]:
         loop = asyncio.get_running_loop()
         # Bounded by the engine: it computes no chunk while four are unread.
         chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()

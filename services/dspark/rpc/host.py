@@ -13,7 +13,7 @@ from dspark.core.fleet import Compatibility, LoadReport, Replica, ReplicaState, 
 from dspark.core.ids import Incarnation, PoolName, ReplicaName
 from dspark.rpc.control_client import ControllerLink
 from dspark.rpc.server import RpcServer
-from dspark.telemetry import metrics
+from dspark.telemetry import logs, metrics, tracing
 from dspark.telemetry.endpoint import serve_metrics
 
 
@@ -54,6 +54,8 @@ class ReplicaHost:
         self, compatibility: Compatibility, report: Callable[[], LoadReport], curve: Curve | None
     ) -> None:
         """Serve, then tell the controller; the replica takes work from here on."""
+        logs.start(self._role.value, self._name, hosted=True)
+        tracing.start(self._role.value, self._name)
         address = await self.server.start()
         metrics_address = ""
         if self._endpoint.metrics:
@@ -98,3 +100,5 @@ class ReplicaHost:
         await self.server.stop(grace_s)
         if self._stop_metrics is not None:
             self._stop_metrics()
+        if tracing.started():
+            await asyncio.to_thread(tracing.flush)

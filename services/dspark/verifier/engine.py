@@ -117,6 +117,7 @@ class VerifierEngine:
             model_name=model_name,
             clock=clock,
             guard=guard,
+            skips=settings.drafting.skip,
             ended=self.intake.end,
             prompt_done=self.intake.prompt_done,
         )
@@ -260,13 +261,22 @@ class VerifierEngine:
     def _turn(self) -> None:
         """Choose how many cohorts alternate, and whose turn it is."""
         decoding = [s for s in self._sessions() if s.phase is Phase.DECODING]
-        if self._pace.due():
+        if self._pace.due(len(decoding)):
             if self.refinement is not None:
                 self._pace.curve = self._rounds.curve = self.refinement.fold()
             if self.desk is not None:
+                context_tokens = mean_context_tokens(decoding)
                 self._pace.reconsider(
                     sessions=len(decoding),
-                    context_tokens=mean_context_tokens(decoding),
+                    context_tokens=context_tokens,
+                    drafter_curve=self.desk.drafter_curve,
+                    round_trip_s=self.desk.round_trip_s,
+                )
+                self._rounds.price = self._pace.price(
+                    sessions=len(decoding),
+                    context_tokens=context_tokens,
+                    batch_tokens=self._rounds.pulse.batch_tokens,
+                    committed_tokens=self._rounds.pulse.committed_tokens,
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )

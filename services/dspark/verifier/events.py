@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dspark.core.draft import Rows
+from dspark.core.draft import JudgedDraft, Rows
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import SessionId
 from dspark.core.logits import LogitsProcessor, TokenLogprobs
@@ -24,10 +24,12 @@ class Sink(Protocol):
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         """Newly committed tokens, and the counts so far (the engine goes on changing them).
 
-        ``logprobs`` has one entry a token where they were asked for.
+        ``logprobs`` has one entry a token where they were asked for, ``draft`` what was drafted
+        for them where a trace was.
         """
 
     def finish(self, reason: FinishReason, stats: GenerationStats) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspark.config.verifier import GuardSettings
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.guard import Drift, favoured
 from dspark.core.ids import SessionId
@@ -286,6 +287,7 @@ class Guard:
             "guard: request %s, decoded again without speculation: %s",
             candidate.generation.request_id,
             problem,
+            extra={"request_id": candidate.generation.request_id},
         )
         if not proven:
             return
@@ -317,6 +319,7 @@ class _Nobody:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         """Never called: checks commit nothing."""
 

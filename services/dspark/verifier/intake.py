@@ -153,7 +153,10 @@ class Intake:
         """Run the rest of a prompt here: what arrived already stays."""
         session = self.sessions.get(event.session)
         if session is not None and session.attempt == event.attempt and not session.local:
-            log.warning("session %d runs its prompt here: %s", session.id, event.reason)
+            log.warning(
+                "session %d runs its prompt here: %s", session.id, event.reason,
+                extra={"session": session.id, "request_id": session.generation.request_id},
+            )  # fmt: skip
             metrics.DISAGG_DECISIONS.labels("retried_local").inc()
             session.local = True
 

@@ -3,9 +3,12 @@
 from typing import Literal
 
 from dspark.core.cohorts import Cohorts, choose_cohorts, cycle_seconds
-from dspark.core.curve import Curve, step_seconds
+from dspark.core.curve import Curve, curve_problem, step_seconds
+from dspark.core.skip import DraftPrice, draft_price
 
 _RECONSIDER_STEPS = 64
+_SETTLED_STEPS = 4
+"""So many steps after a choice no other is made, whatever the load does."""
 
 
 class Pace:
@@ -18,12 +21,21 @@ class Pace:
         self.curve = curve
         self._block_size = block_size
         self._steps = 0
+        self._considered = 0
         self.cohorts: Cohorts = 1 if setting == "auto" else setting
 
-    def due(self) -> bool:
-        """Count a step; say whether it is time to refine the curve and to reconsider."""
+    def due(self, sessions: int) -> bool:
+        """Count a step; say whether it is time to refine the curve and to reconsider.
+
+        Args:
+            sessions: Sessions that decode now: with twice or half as many it is time at once.
+        """
         self._steps += 1
-        return self._steps % _RECONSIDER_STEPS == 0
+        moved = not self._considered / 2 < sessions < 2 * self._considered
+        due = self._steps >= (_SETTLED_STEPS if moved else _RECONSIDER_STEPS)
+        if due:
+            self._steps, self._considered = 0, sessions
+        return due
 
     def reconsider(
         self,
@@ -58,6 +70,43 @@ class Pace:
             one_tokens_per_s=1.0 / one_s,
             two_tokens_per_s=1.0 / two_s,
             current=self.cohorts,
+        )
+
+    def price(
+        self,
+        *,
+        sessions: int,
+        context_tokens: float,
+        batch_tokens: float,
+        committed_tokens: float,
+        drafter_curve: Curve | None,
+        round_trip_s: float,
+    ) -> DraftPrice | None:
+        """Return what a draft costs a round now; None where a curve is missing.
+
+        Args:
+            sessions: Sessions that decode now.
+            context_tokens: Their mean context.
+            batch_tokens: Mean tokens of a step.
+            committed_tokens: Mean tokens that it commits.
+            drafter_curve: What a batch costs at the drafter.
+            round_trip_s: Smoothed seconds of a draft round trip.
+        """
+        if not sessions or not batch_tokens:
+            return None
+        if self.curve is None or drafter_curve is None or curve_problem(self.curve) is not None:
+            return None
+        in_step = -(-sessions // self.cohorts)
+        return draft_price(
+            self.curve,
+            drafter_curve,
+            sessions=in_step,
+            batch_tokens=batch_tokens,
+            committed_tokens=committed_tokens,
+            context_tokens=context_tokens,
+            block_size=self._block_size,
+            cohorts=self.cohorts,
+            outside_s=max(0.0, round_trip_s - self._draft_s(drafter_curve, in_step)),
         )
 
     def _cycle_s(

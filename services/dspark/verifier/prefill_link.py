@@ -21,6 +21,7 @@ from dspark.core.pages import page_hashes
 from dspark.core.routing import choose_prefill
 from dspark.rpc.channel import open_channel
 from dspark.rpc.watch import Latest
+from dspark.telemetry import tracing
 from dspark.verifier.events import Prefilled, PrefillFailed
 from dspark.wire.fleet import compatibility_to_wire
 from dspark.wire.tensor import tensor_from_wire
@@ -58,6 +59,7 @@ class PrefillLink:
         want_rows: bool,
         hash_root: bytes,
         transport: KvTransport | None = None,
+        metadata_of: Callable[[str], tracing.Metadata] = lambda _: (),
     ) -> None:
         self._fleet = fleet
         self._compatibility = compatibility
@@ -67,6 +69,7 @@ class PrefillLink:
         self._want_rows = want_rows
         self._hash_root = hash_root
         self._transport = transport or InlineKv()
+        self._metadata_of = metadata_of
         self._loop = asyncio.get_running_loop()
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._pulls: dict[SessionId, asyncio.Task[None]] = {}
@@ -150,7 +153,10 @@ class PrefillLink:
             except (grpc.aio.AioRpcError, ValueError) as error:
                 text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 reason = f"{name}: {text}"
-                log.warning("prefill of session %d failed at %s", session, reason)
+                log.warning(
+                    "prefill of session %d failed at %s", session, reason,
+                    extra={"session": session, "request_id": request.request_id},
+                )  # fmt: skip
                 failed.add(name)
                 self._hold(request, arrived)
         self._post(PrefillFailed(session=session, attempt=attempt, reason=reason))
@@ -169,7 +175,8 @@ class PrefillLink:
         stub: prefill_pb2_grpc.PrefillServiceAsyncStub = prefill_pb2_grpc.PrefillServiceStub(
             self._channels[address]
         )
-        async for chunk in stub.Prefill(request, timeout=self._timeout_s):
+        metadata = self._metadata_of(request.request_id) or None
+        async for chunk in stub.Prefill(request, timeout=self._timeout_s, metadata=metadata):
             yield chunk
 
     async def _deliver(

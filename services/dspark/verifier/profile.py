@@ -6,6 +6,7 @@ from dspark.config.model import ModelSettings
 from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve, CurvePoint, make_curve
 from dspark.core.sampling import Sampling
+from dspark.model.curve_cache import cached_curve
 from dspark.model.serving import curve_version, device_name
 from dspark.verifier.target_port import Segment, Target
 
@@ -86,17 +87,25 @@ def profile_served(
         clock: Seconds.
         progress: Told (sizes done, sizes in all).
     """
-    return profile(
-        target,
-        num_pages=settings.num_pages,
-        page_tokens=model.page_tokens,
-        max_sessions=settings.max_sessions,
-        max_batch_tokens=settings.max_batch_tokens,
-        version=curve_version(model, digest),
-        device=device_name(model),
-        clock=clock,
-        repeats=settings.profile_repeats,
-        progress=progress,
+    version = curve_version(model, digest)
+    return cached_curve(
+        model.curves,
+        kind="verifier",
+        version=version,
+        sizes=f"{settings.max_sessions} sessions, {settings.max_batch_tokens} tokens, "
+        f"{settings.num_pages} pages of {model.page_tokens}, median of {settings.profile_repeats}",
+        measure=lambda: profile(
+            target,
+            num_pages=settings.num_pages,
+            page_tokens=model.page_tokens,
+            max_sessions=settings.max_sessions,
+            max_batch_tokens=settings.max_batch_tokens,
+            version=version,
+            device=device_name(model),
+            clock=clock,
+            repeats=settings.profile_repeats,
+            progress=progress,
+        ),
     )
 
 

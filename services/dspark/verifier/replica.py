@@ -5,6 +5,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
@@ -36,7 +37,9 @@ from dspark.verifier.events import EngineEvent
 from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile_served
+from dspark.verifier.report import report_load
 from dspark.verifier.service import VerifyService
+from dspark.verifier.spans import Carriers
 from dspark.verifier.target_port import Target
 from dspark.wire.v1 import verify_pb2_grpc
 
@@ -80,6 +83,7 @@ class VerifierReplica:
         agreed = compatibility(self._model, identity)
         link = self._host.link
         link.start_watching_fleet()
+        carriers = Carriers()
         self._prefill = PrefillLink(
             link.fleet,
             compatibility=agreed,
@@ -88,6 +92,7 @@ class VerifierReplica:
             attempts=self._settings.prefill_attempts,
             want_rows=bool(identity.projection_id),
             hash_root=identity.target_digest.encode(),
+            metadata_of=carriers.of,
         )
         desk = None
         if identity.projection_id:
@@ -133,7 +138,7 @@ class VerifierReplica:
             self._settings.pool, lambda budget: cell.offer(budget, time.monotonic())
         )
         greeter = Greeter(agreed, replica=self._host.name, incarnation=self._host.incarnation)
-        service = VerifyService(self._engine, greeter)
+        service = VerifyService(self._engine, greeter, carriers)
         self._host.server.add(
             lambda server: verify_pb2_grpc.add_VerifyServiceServicer_to_server(service, server)
         )
@@ -186,6 +191,7 @@ class VerifierReplica:
                 observed=metrics.DRAFT_RTT_SECONDS.labels(self._settings.pool).observe,
             ),
             seed_chunk_bytes=drafting.seed_chunk_bytes,
+            max_opening_bytes=drafting.max_opening_bytes,
             max_sessions_per_drafter=drafting.max_sessions_per_drafter,
             vocab_size=target.vocab_size,
         )
@@ -241,10 +247,9 @@ class VerifierReplica:
         assert engine is not None
         assert cell is not None
         now_s = time.monotonic()
-        sums, survivals, window_s = engine.window.take(now_s)
         if self._calibration is not None:
             self._calibration.update(engine.window.take_observed())
-        desk, guard = engine.desk, engine.guard
+        desk = engine.desk
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,
             "drafts": 0 if desk is None else desk.draft_bytes,
@@ -263,38 +268,18 @@ class VerifierReplica:
         moved = {kind: total - self._reported_bytes[kind] for kind, total in totals.items()}
         for kind, count in moved.items():
             metrics.DRAFT_CONTEXT_BYTES.labels(self._settings.pool, kind).inc(count)
-        report = LoadReport(
-            replica=self._host.name,
-            incarnation=self._host.incarnation,
-            state=self._host.state if engine.failure is None else ReplicaState.DRAINING,
-            window_s=window_s,
-            active_sessions=engine.num_open - engine.intake.num_waiting,
-            waiting_sessions=engine.intake.num_waiting,
-            free_pages=engine.intake.pages.free_pages,
-            total_pages=engine.intake.pages.num_pages,
-            busy_share=min(1.0, sums.step_s / max(1e-6, window_s)),
-            steps=sums.steps,
-            batch_tokens=sums.batch_tokens,
-            committed_tokens=sums.committed_tokens,
-            drafted_steps=sums.drafted_steps,
-            accepted_draft_tokens=sums.accepted_draft_tokens,
-            verified_draft_tokens=sums.verified_draft_tokens,
-            step_s=sums.step_s,
-            survivals=survivals,
+        report = replace(
+            report_load(
+                engine,
+                replica=self._host.name,
+                incarnation=self._host.incarnation,
+                state=self._host.state if engine.failure is None else ReplicaState.DRAINING,
+                now_s=now_s,
+            ),
             budget_epoch=Epoch(cell.epoch(now_s)) or None,
             budget_term=Term(cell.term) or None,
             draft_outcomes=fates,
             wire_bytes=moved,
-            prompt_tokens=sums.prompt_tokens,
-            mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
-            draft_round_s=0.0 if desk is None else desk.round_trip_s,
-            connected_drafters=0 if desk is None else desk.num_drafters,
-            turn_s=sums.turn_s,
-            schedule_s=sums.schedule_s,
-            step_cells=() if engine.refinement is None else engine.refinement.cells,
-            guard_checks=0 if guard is None else guard.checks,
-            guard_violations=0 if guard is None else guard.violations,
-            guard_tripped=guard is not None and guard.tripped,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
         return report

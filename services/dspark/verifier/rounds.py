@@ -1,15 +1,18 @@
 """Rounds: draft, verify, commit, and ask again.  Used by the engine's thread only."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from dspark.core.budget import DISABLED, OFF
 from dspark.core.curve import Curve
-from dspark.core.draft import DraftBlock
+from dspark.core.draft import DraftBlock, JudgedDraft
 from dspark.core.ids import SessionId
 from dspark.core.logits import TokenLogprobs
 from dspark.core.observed import Observation
 from dspark.core.session import FinishReason, Phase
+from dspark.core.skip import DraftPrice
 from dspark.core.verdict import judge, settle
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.telemetry import metrics
@@ -17,11 +20,29 @@ from dspark.verifier.calibration import mode_of
 from dspark.verifier.guard import Guard
 from dspark.verifier.session import VerifierSession, mean_context_tokens
 from dspark.verifier.step import VerifyStep, plan_step
+from dspark.verifier.step_metrics import StepMetrics
 from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow, Sums
 
 _PROBE_EVERY = 50
 """Where the budget says off, one round in so many still drafts, or it could never come back."""
+
+
+_PULSE_WEIGHT = 0.1
+
+
+class Pulse:
+    """What a step carries and commits, smoothed."""
+
+    def __init__(self) -> None:
+        self.batch_tokens = 0.0
+        self.committed_tokens = 0.0
+
+    def beat(self, sums: Sums) -> None:
+        """Fold in a step."""
+        weight = _PULSE_WEIGHT if self.batch_tokens else 1.0
+        self.batch_tokens += weight * (sums.batch_tokens - self.batch_tokens)
+        self.committed_tokens += weight * (sums.committed_tokens - self.committed_tokens)
 
 
 class BudgetSource(Protocol):
@@ -32,6 +53,15 @@ class BudgetSource(Protocol):
 
     def weights(self, now_s: float) -> Mapping[int, float]:
         """Return what drafts count by priority; 1 where it is not listed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """Of the rounds committed: survivals, what came true, and how often each position did."""
+
+    survivals: list[tuple[float, ...]]
+    observed: list[tuple[str, Observation]]
+    accepted_at: list[int]
 
 
 class Rounds:
@@ -52,6 +82,7 @@ class Rounds:
         model_name: str,
         clock: Callable[[], float],
         guard: Guard | None,
+        skips: bool,
         ended: Callable[[VerifierSession, Phase], None],
         prompt_done: Callable[[VerifierSession, int], None],
     ) -> None:
@@ -63,13 +94,19 @@ class Rounds:
         self._block_size = block_size
         self._max_batch_tokens = max_batch_tokens
         self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._pool = pool
         self._model_name = model_name
         self._clock = clock
         self._guard = guard
+        self._skips = skips
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
+        self._num_decoding = 1
+        self._skipped = 0
+        self._metrics = StepMetrics(pool=pool, model_name=model_name, block_size=block_size)
+        self._budget_tokens = metrics.BUDGET_TOKENS.labels(pool)
+        self.price: DraftPrice | None = None
+        self.pulse = Pulse()
 
     def begin(self, session: VerifierSession, token: int) -> None:
         """Commit a session's first token, and open it at a drafter."""
@@ -77,6 +114,7 @@ class Rounds:
         now_s = self._clock()
         metrics.VLLM_TTFT.labels(self._model_name).observe(now_s - session.arrived_s)
         metrics.VLLM_PROMPT_TOKENS.labels(self._model_name).inc(len(session.generation.prompt))
+        metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc()
         session.enter(Phase.DECODING)
         verdict = judge(
             (), (token,), stop_tokens=session.generation.stop_tokens, remaining=session.remaining
@@ -86,6 +124,13 @@ class Rounds:
         going = session.phase is Phase.DECODING
         if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
+            # Among others it joins their next round, so that nobody waits for its draft.  Alone,
+            # its first step has a draft already.
+            if not self._desk.under_way:
+                entry = self._budget.entry(
+                    sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
+                )
+                self._request([session], entry)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
@@ -103,12 +148,13 @@ class Rounds:
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
             weights=self._budget.weights(began_s),
+            wait_s=0.0 if self.price is None else self.price.wait_s,
         )
         planned_s = self._clock()
         chosen = self._target.step(step.segments)
         chosen_s = self._clock()
         sums = Sums(steps=1, batch_tokens=step.batch_tokens)
-        survivals, observed = self._judge(step, chosen, sums)
+        judged = self._judge(step, chosen, blocks, sums)
         for (session, count), tokens in zip(
             step.prefilling, chosen[len(step.decoding) :], strict=True
         ):
@@ -118,10 +164,12 @@ class Rounds:
                 self._prompt_done(session, tokens[0])
         sums.schedule_s = planned_s - began_s + self._clock() - chosen_s
         self._request(decoding, entry)
+        sums.skipped_sessions, self._skipped = self._skipped, 0
         sums.step_s = self._clock() - began_s
-        self._window.step(sums=sums, survivals=survivals, observed=observed)
-        metrics.VERIFY_STEP_TOKENS.labels(self._pool).observe(step.batch_tokens)
-        metrics.VERIFY_STEP_SECONDS.labels(self._pool).observe(sums.step_s)
+        if step.decoding:
+            self.pulse.beat(sums)
+        self._window.step(sums=sums, survivals=judged.survivals, observed=judged.observed)
+        self._metrics.count(sums, judged.accepted_at)
         return step
 
     def _take_drafts(self, decoding: Sequence[VerifierSession]) -> dict[SessionId, DraftBlock]:
@@ -137,13 +185,14 @@ class Rounds:
     def _entry(self, decoding: Sequence[VerifierSession], now_s: float) -> int | None:
         if not decoding:
             return None
+        self._num_decoding = len(decoding)
         entry = self._budget.entry(
             sessions=len(decoding),
             mean_context_tokens=mean_context_tokens(decoding),
             now_s=now_s,
         )
         if entry is not None:
-            metrics.BUDGET_TOKENS.labels(self._pool).set(entry)
+            self._budget_tokens.set(entry)
         return entry
 
     def _disabled(self, entry: int | None) -> bool:
@@ -151,10 +200,16 @@ class Rounds:
         return entry == DISABLED or (self._guard is not None and self._guard.tripped)
 
     def _judge(
-        self, step: VerifyStep, chosen: Sequence[tuple[int, ...]], sums: Sums
-    ) -> tuple[list[tuple[float, ...]], list[tuple[str, Observation]]]:
-        """Commit every session's verdict; return survivals and outcomes of the rounds committed."""
-        survivals, observed = [], []
+        self,
+        step: VerifyStep,
+        chosen: Sequence[tuple[int, ...]],
+        blocks: Mapping[SessionId, DraftBlock],
+        sums: Sums,
+    ) -> _Judged:
+        """Commit every session's verdict."""
+        survivals: list[tuple[float, ...]] = []
+        observed: list[tuple[str, Observation]] = []
+        accepted = [0] * (self._block_size + 1)  # how many drafts had so many accepted
         for index, session in enumerate(step.decoding):
             drafts, proposed = step.drafts[index], step.proposed[index]
             stop_tokens = session.generation.stop_tokens
@@ -173,7 +228,13 @@ class Rounds:
             sums.committed_tokens += len(verdict.committed)
             sums.context_tokens += len(session.tokens)
             sums.session_steps += 1
-            self._count(drafts, proposed, verdict.accepted, sums)
+            if proposed:
+                sums.drafted_steps += 1
+                sums.proposed_tokens += proposed
+                sums.verified_draft_tokens += len(drafts)
+                sums.accepted_draft_tokens += verdict.accepted
+                accepted[verdict.accepted] += 1
+                session.skip.observe(accepted=verdict.accepted, verified=len(drafts))
             if drafts:
                 known = min(len(verdict.committed), len(drafts))
                 observed.append(
@@ -184,26 +245,26 @@ class Rounds:
                 )
             if len(step.survivals[index]) == self._block_size:
                 survivals.append(step.survivals[index])
-            self._commit(session, verdict.committed, verdict.finish)
-        return survivals, observed
-
-    def _count(self, drafts: tuple[int, ...], proposed: int, accepted: int, sums: Sums) -> None:
-        if not proposed:
-            return
-        sums.drafted_steps += 1
-        sums.verified_draft_tokens += len(drafts)
-        sums.accepted_draft_tokens += accepted
-        metrics.DRAFT_TOKENS.labels(self._pool, "verified").inc(len(drafts))
-        metrics.DRAFT_TOKENS.labels(self._pool, "trimmed").inc(proposed - len(drafts))
-        metrics.DRAFT_TOKENS.labels(self._pool, "wasted").inc(len(drafts) - accepted)
-        metrics.VLLM_SPEC_DRAFTS.labels(self._model_name).inc()
-        metrics.VLLM_SPEC_DRAFT_TOKENS.labels(self._model_name).inc(len(drafts))
-        metrics.VLLM_SPEC_ACCEPTED.labels(self._model_name).inc(accepted)
-        for position in range(accepted):
-            metrics.VLLM_SPEC_ACCEPTED_PER_POS.labels(self._model_name, str(position)).inc()
+            draft = None
+            if session.generation.trace and proposed:
+                block = blocks[session.id]
+                draft = JudgedDraft(
+                    tokens=block.tokens,
+                    confidences=block.confidences,
+                    verified=len(drafts),
+                    accepted=verdict.accepted,
+                )
+            self._commit(session, verdict.committed, verdict.finish, draft)
+        # The draft at position k was accepted where more than k were.
+        accepted_at = list(accumulate(reversed(accepted[1:])))[::-1]
+        return _Judged(survivals=survivals, observed=observed, accepted_at=accepted_at)
 
     def _commit(
-        self, session: VerifierSession, tokens: tuple[int, ...], finish: FinishReason | None
+        self,
+        session: VerifierSession,
+        tokens: tuple[int, ...],
+        finish: FinishReason | None,
+        draft: JudgedDraft | None = None,
     ) -> None:
         logprobs: tuple[TokenLogprobs, ...] = ()
         if session.processor is not None:
@@ -215,8 +276,7 @@ class Rounds:
         session.tokens.extend(tokens)
         if self._desk is not None:
             session.stats.draft_bytes = self._desk.draft_bytes_of(session.id)
-        session.sink.commit(tokens, session.stats, logprobs)
-        metrics.VLLM_GENERATION_TOKENS.labels(self._model_name).inc(len(tokens))
+        session.sink.commit(tokens, session.stats, logprobs, draft)
         if finish is not None:
             session.sink.finish(finish, session.stats)
             self._ended(session, Phase.FINISHED)
@@ -237,8 +297,17 @@ class Rounds:
                 max_tokens=bound,
             )
             for session in going
-            if session.generation.speculate and (bound := session.draft_bound(self._block_size)) > 0
+            if session.generation.speculate
+            and (bound := session.draft_bound(self._block_size)) > 0
+            and self._worth_drafting(session)
         ]
         sent_bytes = self._desk.request(asks, self._clock())
         for session in going:
             session.stats.row_bytes += sent_bytes.get(session.id, 0)
+
+    def _worth_drafting(self, session: VerifierSession) -> bool:
+        # Who asks for a length gets it.
+        pinned = session.generation.max_draft_tokens > 0 or not self._skips
+        worth = pinned or session.skip.wants_draft(self.price)
+        self._skipped += not worth
+        return worth

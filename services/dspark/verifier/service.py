@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import grpc
 from grpc import aio
 
+from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.rpc.handshake import Greeter
 from dspark.verifier.engine import NeverFits, Overloaded, VerifierEngine
+from dspark.verifier.spans import Carriers, GenerationSpans
+from dspark.wire.draft import judged_to_wire
 from dspark.wire.logits import logprobs_to_wire, rules_from_wire
 from dspark.wire.sampling import sampling_from_wire
 from dspark.wire.v1 import common_pb2, verify_pb2, verify_pb2_grpc
@@ -43,12 +46,14 @@ class _StreamSink:
         tokens: tuple[int, ...],
         stats: GenerationStats,
         logprobs: tuple[TokenLogprobs, ...] = (),
+        draft: JudgedDraft | None = None,
     ) -> None:
         self._put(
             verify_pb2.GenerateResponse(
                 token_ids=tokens,
                 stats=_stats(stats),
                 logprobs=[logprobs_to_wire(each) for each in logprobs],
+                draft=None if draft is None else judged_to_wire(draft),
             )
         )
 
@@ -65,9 +70,12 @@ class _StreamSink:
 class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
     """One stream a generation."""
 
-    def __init__(self, engine: VerifierEngine, greeter: Greeter) -> None:
+    def __init__(
+        self, engine: VerifierEngine, greeter: Greeter, carriers: Carriers | None = None
+    ) -> None:
         self._engine = engine
         self._greeter = greeter
+        self._carriers = carriers or Carriers()
 
     async def Handshake(  # noqa: D102
         self,
@@ -82,30 +90,39 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
         context: aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse],
     ) -> AsyncIterator[verify_pb2.GenerateResponse]:
         sink = _StreamSink()
+        spans = GenerationSpans(request, context.invocation_metadata() or (), self._carriers)
         try:
             generation = _generation(request)
             if generation.rules.grammar is not None:  # compiled beside this loop, and kept
                 await asyncio.to_thread(self._engine.prepare, generation)
             session = self._engine.submit(generation, sink)
         except NeverFits as error:
+            spans.end(str(error))
             await context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
         except Overloaded as error:
+            spans.end(str(error))
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except ValueError as error:
+            spans.end(str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        failure: str | None = "the caller left"
         try:
             while True:
                 event = await sink.events.get()
                 if isinstance(event, _Failed):
+                    failure = event.message
                     await context.abort(
                         grpc.StatusCode.ABORTED if event.anywhere else grpc.StatusCode.UNAVAILABLE,
                         event.message,
                     )
+                spans.message(event)
                 yield event
                 if event.finish_reason:
+                    failure = None
                     return
         finally:
             self._engine.cancel(session)
+            spans.end(failure)
 
 
 def _generation(request: verify_pb2.GenerateRequest) -> Generation:
@@ -118,6 +135,7 @@ def _generation(request: verify_pb2.GenerateRequest) -> Generation:
         stop_tokens=frozenset(request.stop_token_ids),
         speculate=request.speculation.enabled,
         max_draft_tokens=request.speculation.max_draft_tokens,
+        trace=request.speculation.trace,
         rules=rules_from_wire(request.logit_rules),
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
         priority=request.priority,

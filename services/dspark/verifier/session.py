@@ -1,13 +1,14 @@
 """The verifier's record of one session; touched by the engine's thread only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import SessionId
 from dspark.core.logits import LogitsProcessor
 from dspark.core.pages import PageTable
 from dspark.core.session import Phase, move
+from dspark.core.skip import SkipState
 from dspark.verifier.events import Sink
 
 
@@ -30,6 +31,7 @@ class VerifierSession:
         local: Whether its prompt runs here rather than on a prefill replica.
         attempt: Number of the prefill attempt.
         cohort: Which of the alternating groups it steps with.
+        skip: Whether drafting it pays.
     """
 
     id: SessionId
@@ -46,6 +48,7 @@ class VerifierSession:
     local: bool = False
     attempt: int = 0
     cohort: int = 0
+    skip: SkipState = field(default_factory=SkipState)
 
     @property
     def anchor_position(self) -> int:

@@ -55,6 +55,7 @@ def plan_step(
     max_batch_tokens: int,
     prefill_chunk_tokens: int,
     weights: Mapping[int, float] = MappingProxyType({}),
+    wait_s: float = 0.0,
 ) -> VerifyStep:
     """Choose every session's verified prefix and lay out the batch.
 
@@ -67,6 +68,7 @@ def plan_step(
         max_batch_tokens: Bound on the forward; every decoding session has one token of it.
         prefill_chunk_tokens: Most prompt tokens of one session in a step.
         weights: Of drafts, by their session's priority; 1 where it is not listed.
+        wait_s: Seconds of a round beyond its step, known before these drafts were made.
     """
     candidates = [
         SessionDraft(
@@ -85,6 +87,7 @@ def plan_step(
         entry=ALL if entry == OFF else entry,
         curve=curve,
         decoding=decoding,
+        wait_s=wait_s,
         room=max(0, max_batch_tokens - len(decoding) - first_chunk),
     )
     proposed = {draft.session: draft.survivals for draft in candidates}
@@ -153,6 +156,7 @@ def _admit(
     entry: int | None,
     curve: Curve | None,
     decoding: Sequence[VerifierSession],
+    wait_s: float,
     room: int,
 ) -> Admission:
     if not candidates:
@@ -163,6 +167,7 @@ def _admit(
         curve=curve,
         context_tokens=mean_context_tokens(decoding),
         plain_sessions=len(decoding) - len(candidates),
+        wait_s=wait_s,
     )
     if sum(admission.lengths.values()) <= room:
         return admission

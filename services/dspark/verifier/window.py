@@ -19,8 +19,10 @@ class Sums:
     batch_tokens: int = 0
     committed_tokens: int = 0
     drafted_steps: int = 0
+    proposed_tokens: int = 0
     accepted_draft_tokens: int = 0
     verified_draft_tokens: int = 0
+    skipped_sessions: int = 0
     prompt_tokens: int = 0
     step_s: float = 0.0
     schedule_s: float = 0.0
@@ -55,6 +57,8 @@ class LoadWindow:
             mine.batch_tokens += sums.batch_tokens
             mine.committed_tokens += sums.committed_tokens
             mine.drafted_steps += sums.drafted_steps
+            mine.proposed_tokens += sums.proposed_tokens
+            mine.skipped_sessions += sums.skipped_sessions
             mine.accepted_draft_tokens += sums.accepted_draft_tokens
             mine.verified_draft_tokens += sums.verified_draft_tokens
             mine.prompt_tokens += sums.prompt_tokens

@@ -2,11 +2,19 @@
 
 import numpy as np
 
-from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, SessionRound
+from dspark.core.draft import (
+    DraftBlock,
+    DraftStatus,
+    JudgedDraft,
+    Round,
+    RoundReply,
+    SessionRound,
+)
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.wire.sampling import sampling_from_wire, sampling_to_wire
 from dspark.wire.tensor import tensor_from_wire, tensor_to_wire
-from dspark.wire.v1 import draft_pb2
+from dspark.wire.v1 import draft_pb2, verify_pb2
 
 _STATUS_TO_WIRE = {
     DraftStatus.OK: draft_pb2.DRAFT_STATUS_OK,
@@ -40,6 +48,7 @@ def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
                 rows_start=part.rows_start,
                 rows=tensor_to_wire(part.rows),
                 max_tokens=part.max_tokens,
+                opens=None if part.opens is None else sampling_to_wire(part.opens),
             )
             for part in round_.sessions
         ],
@@ -48,7 +57,7 @@ def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
 
 
 def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
-    """Convert; raise ValueError on a malformed tensor."""
+    """Convert; raise ValueError on a malformed tensor or sampling."""
     return Round(
         number=message.round,
         sessions=tuple(
@@ -59,6 +68,7 @@ def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
                 rows_start=part.rows_start,
                 rows=tensor_from_wire(part.rows),
                 max_tokens=part.max_tokens,
+                opens=sampling_from_wire(part.opens) if part.HasField("opens") else None,
             )
             for part in message.sessions
         ),
@@ -121,4 +131,28 @@ def _laws_from_wire(message: draft_pb2.DraftLaws) -> DraftLaws:
         counts=tuple(message.counts),
         ids=np.array(message.ids, dtype=np.int64),
         weights=tensor_from_wire(message.weights),  # type: ignore[arg-type]  # DraftLaws checks
+    )
+
+
+def judged_to_wire(draft: JudgedDraft) -> verify_pb2.JudgedDraft:
+    """Convert for sending."""
+    return verify_pb2.JudgedDraft(
+        token_ids=draft.tokens,
+        confidences=draft.confidences,
+        verified_tokens=draft.verified,
+        accepted_tokens=draft.accepted,
+    )
+
+
+def judged_from_wire(message: verify_pb2.JudgedDraft) -> JudgedDraft:
+    """Convert; raise ValueError where tokens and confidences do not belong together."""
+    if len(message.token_ids) != len(message.confidences):
+        raise ValueError(
+            f"{len(message.token_ids)} draft tokens with {len(message.confidences)} confidences"
+        )
+    return JudgedDraft(
+        tokens=tuple(message.token_ids),
+        confidences=tuple(message.confidences),
+        verified=message.verified_tokens,
+        accepted=message.accepted_tokens,
     )

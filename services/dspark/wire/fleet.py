@@ -195,6 +195,7 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         guard_tripped=report.guard_tripped,
         queued_prompt_tokens=report.queued_prompt_tokens,
         queue_seconds=report.queue_s,
+        session_steps=report.session_steps,
     )
 
 
@@ -242,6 +243,7 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         guard_tripped=message.guard_tripped,
         queued_prompt_tokens=message.queued_prompt_tokens,
         queue_s=message.queue_seconds,
+        session_steps=message.session_steps,
     )
 
 

@@ -35,6 +35,8 @@ def make_children(
         "gateway": ["dspark.gateway"],
     }
     env = {MARK: mark, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    for name, value in settings.telemetry.environment().items():
+        env[name] = os.environ.get(name) or value
     if settings.ray.address is None:
         # Our own cluster: a token that only its processes know, and no file of it anywhere.
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}

@@ -260,6 +260,44 @@ class Outlooks(Shape):
     """Share of tokens a second that is won, or lost below 0."""
 
 
+class SampleShape(Shape):
+    """What a verifier pool did at one moment."""
+
+    number: int
+    """Grows with each sample of this process."""
+    unix_s: float
+    """When."""
+    pool: str
+    """Whose."""
+    entries: dict[str, Entry]
+    """The budget's entry at that load, by class of replicas."""
+    accepted_length: float | None
+    """tau of rounds with a draft."""
+    verified_tokens_per_step: float | None
+    """Draft tokens verified in a step."""
+    tokens_per_s: float
+    """Committed."""
+    active_sessions: int
+    """Being decoded."""
+    waiting_sessions: int
+    """Waiting for pages."""
+    batch_tokens: float | None
+    """In a step, in the mean."""
+    step_ms: float | None
+    """Duration of a step, in the mean."""
+
+
+class TrendShape(Shape):
+    """The last minutes, oldest first."""
+
+    period_s: float
+    """Between two samples of a pool."""
+    newest: int
+    """Number of the newest sample; below what was asked for: the process was restarted."""
+    samples: list[SampleShape]
+    """As far as they are kept."""
+
+
 class TokenShape(Shape):
     """A configured token."""
 

@@ -19,6 +19,8 @@ from dspark.controller.api.asks import (
     HistoryQuery,
     RollBack,
     SetPolicy,
+    TrendQuery,
+    TryOut,
     WhatIf,
 )
 from dspark.controller.api.endpoints import ENDPOINTS, Endpoint
@@ -34,6 +36,8 @@ from dspark.controller.api.requests import (
 from dspark.controller.api.routing import Handler, make_app
 from dspark.controller.api.supposing import Unpredictable, suppose
 from dspark.controller.api.tokens import ApiRole, Caller, Tokens
+from dspark.controller.api.trend import Trend
+from dspark.controller.api.try_out import Trials
 from dspark.controller.loop import Controller
 from dspark.controller.policies import Ask, Conflict, LostRace
 from dspark.controller.registry import UnknownPool
@@ -56,6 +60,9 @@ class ControlApi:
     def __init__(self, controller: Controller, tokens: Tokens) -> None:
         self._controller = controller
         self._tokens = tokens
+        self._trials = Trials(controller.settings.gateway_url)
+        self.trend = Trend()
+        """Whoever leads has to run it."""
         self._listeners = 0
         self.stopping = asyncio.Event()
         """Set when listeners have to go."""
@@ -146,6 +153,19 @@ class ControlApi:
             if query.before is None or change.number < query.before
         ]
         return _answer(History(changes=changes[: query.limit]))
+
+    async def samples(self, request: Request, caller: Caller) -> Response:
+        """The last minutes."""
+        return _answer(self.trend.since(read_query(request, TrendQuery).after))
+
+    async def try_out(self, request: Request, caller: Caller) -> Response:
+        """One request, and how it was drafted."""
+        asked = await read_body(request, TryOut)
+        replicas = self._controller.registry.replicas()
+        model = next((replica.compatibility.model for replica in replicas), None)
+        events = self._trials.run(asked, model)
+        await anext(events)  # whatever fails until here has a status of its own
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """Server-sent events: from the one after ``last-event-id``, or from now on."""

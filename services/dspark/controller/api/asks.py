@@ -154,3 +154,22 @@ class NoQuery(BaseModel):
     """Query of everything else."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class TrendQuery(BaseModel):
+    """Query of the trend."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    after: Annotated[int, Field(ge=0)] = 0
+    """Only samples with a higher number."""
+
+
+class TryOut(Shape):
+    """A request to see drafting at work; small by design."""
+
+    prompt: Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+    """Text to go on from."""
+    max_tokens: Annotated[int, Field(ge=1, le=256)] = 96
+    """Most tokens to generate."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """0 for greedy."""

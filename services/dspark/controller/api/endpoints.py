@@ -12,6 +12,8 @@ from dspark.controller.api.asks import (
     NoQuery,
     RollBack,
     SetPolicy,
+    TrendQuery,
+    TryOut,
     WhatIf,
 )
 from dspark.controller.api.tokens import ApiRole
@@ -99,6 +101,17 @@ ENDPOINTS = (
         name="history", method="GET", path="/v1/changes",
         summary="Every change of a policy, newest first", answer=answers.History,
         query=HistoryQuery, on_standby=True,
+    ),
+    Endpoint(
+        name="samples", method="GET", path="/v1/trend",
+        summary="Budgets, accepted length, load and step time over the last minutes",
+        answer=answers.TrendShape, query=TrendQuery,
+    ),
+    Endpoint(
+        name="try_out", method="POST", path="/v1/try",
+        summary="Complete a short prompt through the gateway, with a trace of its drafts, as "
+        "server-sent events",
+        answer=None, body=TryOut, refusals=(429, 503),
     ),
     Endpoint(
         name="events", method="GET", path="/v1/events",

@@ -32,5 +32,5 @@ async def as_text(events: Events, after: int, stopping: asyncio.Event) -> AsyncI
 
 
 def _line(event: Event) -> str:
-    data = json.dumps({"pool": event.pool, "text": event.text})
+    data = json.dumps({"pool": event.pool, "text": event.text, "unix_s": event.unix_s})
     return f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"

@@ -19,8 +19,8 @@ _WHY = {
     409: "It makes no sense in the present state, or this controller is a standby",
     412: "Somebody changed the policy since it was read",
     422: "The request cannot be meant",
-    429: "Too many listeners",
-    503: "The store does not answer",
+    429: "Too many listeners, or requests",
+    503: "The store, or the gateway, does not answer",
 }
 
 

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from dspark.controller import page as dashboard
 from dspark.controller.api.endpoints import Endpoint
 from dspark.controller.api.openapi import document, page
 from dspark.controller.api.refusals import Refusal
@@ -30,6 +31,7 @@ def make_app(endpoints: Sequence[tuple[Endpoint, Handler]]) -> Starlette:
             Route("/health", _healthy),
             Route("/openapi.json", _document),
             Route("/docs", _page),
+            *dashboard.routes(),
         ],
         exception_handlers={
             Refusal: _on_refusal,

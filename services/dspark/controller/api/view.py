@@ -39,7 +39,9 @@ def fleet(controller: Controller, *, now_s: float, unix_s: float) -> FleetShape:
     return FleetShape(
         term=controller.term,
         pools=[
-            _pool(controller, pool, role, [m for m in members if m.replica.pool == pool], unix_s)
+            pool_shape(
+                controller, pool, role, [m for m in members if m.replica.pool == pool], unix_s
+            )
             for pool, role in sorted(controller.registry.roles.items())
         ],
     )
@@ -152,9 +154,10 @@ def entry_shape(entry: int) -> Entry:
     return "all" if entry == ALL else "off" if entry in {OFF, DISABLED} else entry
 
 
-def _pool(
+def pool_shape(
     controller: Controller, pool: PoolName, role: Role, members: Sequence[Member], unix_s: float
 ) -> PoolShape:
+    """Return one pool, whose members are given."""
     loads = [member.load for member in members if member.load is not None]
     rounds = sum(load.drafted_steps for load in loads)
     accepted = sum(load.accepted_draft_tokens for load in loads)

@@ -4,7 +4,8 @@ isort:skip_file
 Draft: rounds between one verifier and one drafter.
 
 A session's draft state is a cache of projected context rows for positions
-0 .. cached-1.  It is filled by Seed and by the rows that ride on rounds, and
+0 .. cached-1.  It begins with Seed, or with a round that opens it; rows that
+ride on rounds fill it further; it
 can always be rebuilt: the verifier keeps every row.
 
 Invariant: a round with base_length b needs cached + new rows == b, where b
@@ -121,6 +122,7 @@ class SessionRound(_message.Message):
     ROWS_START_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    OPENS_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """Unique within the verifier incarnation, never used again."""
     base_length: _builtins.int
@@ -135,6 +137,13 @@ class SessionRound(_message.Message):
     def rows(self) -> _common_pb2.Tensor:
         """New rows [n, hidden]; n may be 0."""
 
+    @_builtins.property
+    def opens(self) -> _common_pb2.Sampling:
+        """Set: this round begins the session (replacing any older state of it), and
+        its rows start at 0.  So a short prompt needs no seeding, and its first step
+        has a draft.  Where there is no room, the answer is DRAFT_STATUS_FULL.
+        """
+
     def __init__(
         self,
         *,
@@ -144,10 +153,11 @@ class SessionRound(_message.Message):
         rows_start: _builtins.int = ...,
         rows: _common_pb2.Tensor | None = ...,
         max_tokens: _builtins.int = ...,
+        opens: _common_pb2.Sampling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opens", b"opens", "rows", b"rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "base_length", b"base_length", "max_tokens", b"max_tokens", "rows", b"rows", "rows_start", b"rows_start", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "base_length", b"base_length", "max_tokens", b"max_tokens", "opens", b"opens", "rows", b"rows", "rows_start", b"rows_start", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,8 @@ isort:skip_file
 Draft: rounds between one verifier and one drafter.
 
 A session's draft state is a cache of projected context rows for positions
-0 .. cached-1.  It is filled by Seed and by the rows that ride on rounds, and
+0 .. cached-1.  It begins with Seed, or with a round that opens it; rows that
+ride on rounds fill it further; it
 can always be rebuilt: the verifier keeps every row.
 
 Invariant: a round with base_length b needs cached + new rows == b, where b

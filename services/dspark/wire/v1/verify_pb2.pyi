@@ -47,19 +47,23 @@ class GenerateRequest(_message.Message):
 
         ENABLED_FIELD_NUMBER: _builtins.int
         MAX_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+        TRACE_FIELD_NUMBER: _builtins.int
         enabled: _builtins.bool
         """Never changes the output, only its speed."""
         max_draft_tokens: _builtins.int
         """0: up to the block size."""
+        trace: _builtins.bool
+        """Every message with tokens of a drafted step carries its draft."""
         def __init__(
             self,
             *,
             enabled: _builtins.bool = ...,
             max_draft_tokens: _builtins.int = ...,
+            trace: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "max_draft_tokens", b"max_draft_tokens"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "max_draft_tokens", b"max_draft_tokens", "trace", b"trace"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +232,7 @@ class GenerateResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Set on the last message."""
     @_builtins.property
@@ -242,6 +247,12 @@ class GenerateResponse(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
         """One for each of token_ids, where they were asked for."""
 
+    @_builtins.property
+    def draft(self) -> Global___JudgedDraft:
+        """What was drafted for the step that committed token_ids, where a trace was
+        asked for; absent for a step without a draft.
+        """
+
     def __init__(
         self,
         *,
@@ -249,14 +260,53 @@ class GenerateResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         stats: Global___GenerationStats | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+        draft: Global___JudgedDraft | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "stats", b"stats", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "stats", b"stats", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class JudgedDraft(_message.Message):
+    """A draft and what became of it: tokens 1 .. accepted were committed, those up to
+    verified were judged, the rest was trimmed by the budget.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    CONFIDENCES_FIELD_NUMBER: _builtins.int
+    VERIFIED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    verified_tokens: _builtins.int
+    accepted_tokens: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Calibrated, one for each of token_ids: the chance that it is accepted if all
+        before it are.
+        """
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        confidences: _abc.Iterable[_builtins.float] | None = ...,
+        verified_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "confidences", b"confidences", "token_ids", b"token_ids", "verified_tokens", b"verified_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgedDraft: _TypeAlias = JudgedDraft  # noqa: Y015
 
 @_typing.final
 class GenerationStats(_message.Message):
