@@ -251,6 +251,8 @@ def test_weights_move_no_draft_before_its_own_predecessor_nor_ask_what_comes_aft
         shorter = replace(draft, survivals=draft.survivals[: cut + 1])
         others = [one for one in drafts if one.session != draft.session]
         assert admit_top([*others, shorter], budget_tokens)[draft.session] == cut
+
+
 def test_the_longer_a_round_waits_beside_its_step_the_more_is_admitted() -> None:
     drafts = drafts_of([survivals([0.6] * 4), survivals([0.5] * 4)])
     admitted = [
