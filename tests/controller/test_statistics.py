@@ -31,7 +31,8 @@ def test_curves_are_pooled_again_after_a_change() -> None:
     before = statistics.curves([first])
     assert statistics.curves([first]) is before
     statistics.depart(first)
-    assert statistics.curves([]) == {}
+    assert statistics.curves([]) == before  # remembered
+    assert statistics.curves([]) is not before
 
 
 def test_acceptance_is_pooled_by_pool_and_only_when_something_is_new() -> None:

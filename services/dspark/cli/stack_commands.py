@@ -11,6 +11,8 @@ import psutil
 import typer
 from rich.console import Console
 
+from dspark.cli.budget_view import policies_line
+from dspark.cli.control_api import policies_of
 from dspark.cli.options import Config, Port, Set, StateDir, load, state_folder
 from dspark.cli.progress import show_progress
 from dspark.cli.stack.record import StackRecord, read_record
@@ -46,6 +48,7 @@ def up(
     with show_progress(settings.model.name) as show:
         supervisor.start(show)
     say_where(supervisor.gateway_url, supervisor.api_url, settings.model.name)
+    say_policies(supervisor.api_url)
     try:
         supervisor.watch()
         print("dspark: stopping", file=sys.stderr)
@@ -101,6 +104,13 @@ def say_where(url: str, api: str, model: str) -> None:
     )
 
 
+def say_policies(api: str) -> None:
+    """Print which policies are in force: they outlive a stop where the store is a file."""
+    states = policies_of(api)
+    if states is not None:
+        Console(highlight=False).print(f"  {policies_line(states)}", soft_wrap=True, markup=False)
+
+
 def _start_detached(folder: Path) -> None:
     """Run the same command without --detach in a session of its own, and wait for its word."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +131,7 @@ def _start_detached(folder: Path) -> None:
             mine = record is not None and record.supervisor_pid == child.pid
             if record is not None and mine and record.phase == "ready":
                 say_where(record.gateway, record.api, record.model)
+                say_policies(record.api)
                 return
             time.sleep(_POLL_S)
     except KeyboardInterrupt:

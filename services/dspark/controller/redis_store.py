@@ -25,7 +25,7 @@ _WISH_JSON = TypeAdapter(Wish)
 _PREFIX = "dspark:"
 _TERM, _LEADER = _PREFIX + "term", _PREFIX + "leader"
 _WISHES, _CHANGES, _NEWEST = _PREFIX + "wishes", _PREFIX + "changes", _PREFIX + "policies"
-_WRITES = _PREFIX + "writes"
+_WRITES, _LEARNED = _PREFIX + "writes", _PREFIX + "learned"
 
 # KEYS: leader.  ARGV: owner, lease in ms.  Returns whether the owner holds the lease now.
 _LEAD = """
@@ -42,11 +42,12 @@ local last = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV
 redis.call('SET', KEYS[1], string.format('%.0f', last + 1))
 return redis.call('GET', KEYS[1])
 """
-# KEYS: term, writes, hash, list or ''.  ARGV: own term, field, text, length kept.
+# KEYS: term, writes, hash, list or ''.  ARGV: own term, field, text or '' to delete, length kept.
 _WRITE = """
 if tonumber(redis.call('GET', KEYS[1]) or '0') > tonumber(ARGV[1]) then return 0 end
 redis.call('INCR', KEYS[2])
-redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+if ARGV[3] == '' then redis.call('HDEL', KEYS[3], ARGV[2])
+else redis.call('HSET', KEYS[3], ARGV[2], ARGV[3]) end
 if KEYS[4] ~= '' then
   redis.call('RPUSH', KEYS[4], ARGV[3])
   redis.call('LTRIM', KEYS[4], -tonumber(ARGV[4]), -1)
@@ -128,6 +129,14 @@ class RedisStore:
         """
         self._write(_WISHES, wish.pool, _WISH_JSON.dump_json(wish).decode())
 
+    def drop_wish(self, pool: PoolName) -> None:
+        """Forget a wish.
+
+        Raises:
+            Superseded: Another controller leads.
+        """
+        self._write(_WISHES, pool, "")
+
     def changes(self) -> Sequence[Change]:
         """Return the changes kept, oldest first."""
         texts: Sequence[str] = self._call(self._redis.lrange, _CHANGES, 0, -1)
@@ -145,6 +154,19 @@ class RedisStore:
             Superseded: Another controller leads.
         """
         self._write(_NEWEST, change.pool, CHANGE_JSON.dump_json(change).decode(), _CHANGES)
+
+    def learned(self) -> str | None:
+        """Return what was learned."""
+        text: str | None = self._call(self._redis.hget, _LEARNED, "plan")
+        return text
+
+    def keep_learned(self, text: str) -> None:
+        """Keep what was learned.
+
+        Raises:
+            Superseded: Another controller leads.
+        """
+        self._write(_LEARNED, "plan", text)
 
     def close(self) -> None:
         """Close the connection."""

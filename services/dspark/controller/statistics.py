@@ -11,6 +11,9 @@ from dspark.core.issue import BudgetKey
 from dspark.core.reports import MAX_VECTORS
 from dspark.core.reservoir import Acceptance, Reservoir, pool_survivals
 
+MAX_CURVES = 64
+"""Classes whose curves are remembered, those with replicas among them."""
+
 _HALF_LIFE_ROUNDS = 2000
 _MIN_JUDGED = 20.0  # fewer make no share
 _CURVES_POOLED = 5  # replicas whose measurements make a class's curve
@@ -25,6 +28,7 @@ class Statistics:
         self._acceptance: dict[PoolName, tuple[int, Acceptance]] = {}
         self._judged: dict[PoolName, list[tuple[float, float, float]]] = {}
         self._curves: dict[BudgetKey, Curve] | None = None  # None: to be made again
+        self._remembered: dict[BudgetKey, Curve] = {}
 
     def add(self, replica: Replica, survivals: Sequence[tuple[float, ...]]) -> None:
         """Take in the survivals of a verifier's committed rounds, newest last."""
@@ -81,16 +85,28 @@ class Statistics:
         return [fmean(values) for values in reached]
 
     def curves(self, replicas: Sequence[Replica]) -> Mapping[BudgetKey, Curve]:
-        """Return each class's curve: the median of what its first replicas measured."""
+        """Return each class's curve: the median of what its first replicas measured.
+
+        A class whose replicas are all gone keeps its last one.
+        """
         if self._curves is None:
             measured: defaultdict[BudgetKey, list[Curve]] = defaultdict(list)
             for replica in replicas:
                 if replica.curve is not None:
                     measured[replica.pool, replica.curve.version].append(replica.curve)
-            self._curves = {
-                key: _median(curves[:_CURVES_POOLED]) for key, curves in measured.items()
-            }
+            self.remember(
+                {key: _median(curves[:_CURVES_POOLED]) for key, curves in measured.items()}
+            )
+            self._curves = dict(self._remembered)
         return self._curves
+
+    def remember(self, curves: Mapping[BudgetKey, Curve]) -> None:
+        """Know these classes' curves from now on; the oldest are forgotten for them."""
+        for key, curve in curves.items():
+            self._remembered.pop(key, None)
+            self._remembered[key] = curve
+        while len(self._remembered) > MAX_CURVES:
+            del self._remembered[next(iter(self._remembered))]
 
 
 def _median(curves: list[Curve]) -> Curve:

@@ -109,6 +109,8 @@ class LoadReport:
     accepted_by_position: tuple[int, ...] = ()
     confidence_by_position: tuple[float, ...] = ()
     session_steps: int = 0
+    queued_prompt_tokens: int = 0
+    queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,7 @@ class Pool:
     ready_replicas: int
     budget: Budget | None = None
     conditions: tuple[str, ...] = ()
+    wanted_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,5 +146,6 @@ class DrafterReplica:
             steps=totals.batches - before.batches,
             batch_tokens=totals.drafted_tokens - before.drafted_tokens,
             step_s=busy_s,
+            queue_s=(totals.queue_s - before.queue_s) / max(1, totals.rounds - before.rounds),
             wire_bytes={"rows": totals.row_bytes - before.row_bytes},
         )

@@ -110,10 +110,10 @@ class Supervisor:
         try:
             self._begin("controller")
             self._await("controller", lambda: fleet_or_none(controller) is not None, show)
-            for pool, replicas in wanted.items():
+            for pool in wanted:
                 # A wish kept from an earlier run does not outlive the configuration.
                 ask_for_replicas(
-                    controller, pool, replicas, author="dspark up", reason="as configured",
+                    controller, pool, None, author="dspark up", reason="as configured",
                     timeout_s=_ASK_TIMEOUT_S,
                 )  # fmt: skip
             self._begin("pools")
