@@ -92,7 +92,11 @@ for module in modules:
 @pytest.mark.parametrize(
     ("requirements", "modules"),
     [
-        ("requirements-server.txt", "dspark.gateway.__main__,dspark.controller.__main__"),
+        (
+            "requirements-server.txt",
+            "dspark.gateway.__main__,dspark.controller.__main__,"
+            "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",  # where traces are asked for
+        ),
         ("requirements-operator.txt", "dspark_operator.__main__"),
     ],
 )
