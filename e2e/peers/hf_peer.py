@@ -4,6 +4,7 @@ import os
 import sys
 
 import torch
+
 from dspark.model.target_folder import load_causal_lm, read_sizes
 from e2e.peers.cell import Answer, Cell, serve, timed
 from e2e.vllm.prompts import TARGET
