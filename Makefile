@@ -80,7 +80,7 @@ e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where ther
 
 e2e-vllm: $(STAMP) $(VLLM_DIR)/.setup-done ## vLLM as the verifier, in an environment of its own (3.4 GB once; minutes)
 	DSPARK_PYTHON=$(abspath $(PY)) PYTHONPATH=services:kernels:operators:. OMP_NUM_THREADS=1 \
-	  $(VLLM_DIR)/bin/python -m pytest -c e2e/vllm/pytest.ini --rootdir=. --confcutdir=e2e/vllm e2e/vllm
+	  $(VLLM_DIR)/bin/python -m pytest -c e2e/vllm/run.ini --rootdir=. --confcutdir=e2e/vllm e2e/vllm
 
 # vLLM's CPU build brings torch's; the builds of torchvision and its kin that it asks for do not load.
 $(VLLM_DIR)/.setup-done:
