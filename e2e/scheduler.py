@@ -132,6 +132,7 @@ def main() -> None:
         model_name="echo",
         clock=time.monotonic,
         guard=None,
+        skips=True,
         ended=lambda session, phase: None,
         prompt_done=lambda session, token: None,
     )

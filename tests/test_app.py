@@ -49,7 +49,7 @@ def test_the_policy_follows_the_pool_at_the_controller() -> None:
         endpoint={"controller": "head:1"},
         pools={"drafter": {"max_replicas": 5, "settings": {"pool": "drafter-small"}}},
     )._deployment_config.autoscaling_config
-    assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (0, 1, 5)
+    assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (0, None, 5)
     assert config.policy.policy_kwargs == {"controller": "head:1", "pool": "drafter-small"}
 
 

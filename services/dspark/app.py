@@ -122,8 +122,9 @@ def build_pool(args: Mapping[str, Any]) -> serve.Application:
         name=name,
         user_config=config,
         autoscaling_config=AutoscalingConfig(
+            # No initial_replicas: Ray Serve would go back to it with every edit of the
+            # configuration, through a count that harms streams.
             min_replicas=pool.min_replicas,
-            initial_replicas=pool.replicas,
             max_replicas=pool.max_replicas,
             upscale_delay_s=system.ray.upscale_delay_s,
             downscale_delay_s=system.ray.downscale_delay_s,

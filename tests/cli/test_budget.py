@@ -61,6 +61,31 @@ def test_set_show_history_rollback_and_clear(capsys: pytest.CaptureFixture[str],
     assert "rollback of 2" in table
 
 
+def test_promises_weights_and_canaries_are_said_as_they_were_asked(
+    capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    at = ("--pool", "verifier", "--reason", "x", "--url", url)
+    said = run(
+        capsys, "budget", "set", "--min-tokens-per-s", "30", "--weight", "10=0.5", "--weight",
+        "-1=2", *at,
+    )  # fmt: skip
+    assert said == (
+        "verifier: change 1 auto, min tokens per s 30, weight 2 of priority -1, "
+        "weight 0.5 of priority 10\n"
+    )
+    run(capsys, "budget", "set", "--cap", "1", "--canary-share", "0.1", *at)
+    (pool,) = json.loads(run(capsys, "budget", "show", "--json", "--url", url))["pools"]
+    assert (pool["policy"]["min_tokens_per_s"], pool["policy"]["cap"]) == (30, None)
+    assert pool["layers"][-1]["policy"]["canary_share"] == 0.1
+    supposed = run(capsys, "budget", "whatif", "--pool", "verifier", "--min-tokens-per-s", "1e9",
+                   "--url", url, expect=1)  # fmt: skip
+    assert "min_tokens_per_s" in supposed
+    table = run(capsys, "budget", "whatif", "--pool", "verifier", "--min-tokens-per-s", "90000",
+                "--url", url)  # fmt: skip
+    assert "promise" in table
+    assert "missed" in table
+
+
 def test_a_dry_run_and_what_if_change_nothing(capsys: pytest.CaptureFixture[str], url: str) -> None:
     at = ("--pool", "verifier", "--url", url)
     said = run(capsys, "budget", "set", "--draft-tokens", "3", "--reason", "x", "--dry-run", *at)
@@ -77,6 +102,8 @@ def test_a_dry_run_and_what_if_change_nothing(capsys: pytest.CaptureFixture[str]
         (("--cap", "1", "--floor", "2"), "floor 2 is above cap 1"),
         (("--mode", "pinned"), "mode pinned needs it"),
         (("--cap", "1", "--ttl", "soon"), "expected a duration like 10s"),
+        (("--weight", "urgent=2"), "expected PRIORITY=WEIGHT, like 10=0.5"),
+        (("--canary-share", "2"), "canary_share"),
     ],
 )
 def test_nonsense_is_one_line_and_1(

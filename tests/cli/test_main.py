@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -62,3 +63,15 @@ def test_config_prints_every_setting_with_its_meaning(capsys: pytest.CaptureFixt
     assert code == 0
     assert "  port: 8123\n" in out
     assert "# KV pages of one replica." in out
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str, at: int) -> list[str]:
+        asked = {"_DSPARK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        command = [sys.executable, "-m", "dspark.cli"]
+        environment = {**os.environ, **asked}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return done.stdout.split()
+
+    assert completed("dspark bud", 1) == ["budget"]
+    assert "--min-tokens-per-s" in completed("dspark budget set --m", 3)

@@ -13,7 +13,7 @@ from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.controller.loop import Controller
 from dspark.controller.open_store import open_store
-from dspark.controller.service import SERVICE_NAME, ControlService
+from dspark.controller.service import SERVICE_NAME, ControlService, add_control_service
 from dspark.core.budget import ALL
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.rpc.channel import open_channel
@@ -78,9 +78,7 @@ async def running(
         controller = Controller(settings, opened)
         server = RpcServer(EndpointSettings(), [SERVICE_NAME])
         service = ControlService(controller, settings)
-        server.add(
-            lambda target: control_pb2_grpc.add_ControlServiceServicer_to_server(service, target)
-        )
+        server.add(lambda target: add_control_service(service, target))
         address = await server.start()
         ticking = asyncio.create_task(controller.run())
         channel = open_channel(address)

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
@@ -149,3 +150,31 @@ def test_the_password_may_come_from_the_environment(monkeypatch: pytest.MonkeyPa
         store = a_store(server)
         assert store.lead(1.0)
         store.close()
+
+
+def test_tls_and_a_password_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_redis("secret", tls=tmp_path) as server:
+        monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
+        store = a_store(server)
+        store.save(WISH)
+        assert store.wishes() == {POOL: WISH}
+        store.close()
+        # Nobody is trusted whose certificate is not known, and nothing goes in the clear.
+        for url in (server.url.partition("?")[0], server.url.replace("rediss", "redis")):
+            stranger = RedisStore(url.partition("?")[0], owner={})
+            with pytest.raises(StoreLost):
+                stranger.wishes()
+            stranger.close()
+
+
+def test_what_was_learned_is_kept_and_a_dropped_wish_is_gone(server: RedisServer) -> None:
+    one, two = a_store(server), a_store(server)
+    assert one.learned() is None
+    one.keep_learned("first")
+    one.keep_learned("second")
+    assert two.learned() == "second"
+    one.save(WISH)
+    one.drop_wish(POOL)
+    assert two.wishes() == {}
+    one.close()
+    two.close()

@@ -108,3 +108,16 @@ def test_an_empty_pool_is_still_known() -> None:
     registry = registry_with("v0")
     registry.unregister(ReplicaName("v0"), Incarnation(1))
     assert registry.roles == {PoolName("verifier"): Role.VERIFIER}
+
+
+def test_the_next_verifier_is_the_standard_when_the_first_has_gone() -> None:
+    registry = Registry(lease_s=3.0)
+    other = replace(COMPATIBILITY, model="other")
+    registry.register(a_replica("v0"), 0.0)
+    registry.unregister(ReplicaName("v0"), Incarnation(1))
+    registry.register(a_replica("v1", compatibility=other), 0.0)
+    assert registry.evict_misfits() == []
+    with pytest.raises(Refused, match="model: 'other' in the fleet, 'toy' offered"):
+        registry.register(a_replica("v2"), 0.0)
+    registry.expire(10.0)
+    registry.register(a_replica("v2"), 10.0)

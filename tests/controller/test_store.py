@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dspark.controller.open_store import open_store
-from dspark.controller.store import MemoryStore, Store, Wish
+from dspark.controller.store import MemoryStore, SqliteStore, Store, StoreLost, Wish
 from dspark.core.fleet import Role
 from dspark.core.ids import PoolName
 
@@ -80,3 +80,32 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 def test_memory_forgets_with_the_process() -> None:
     MemoryStore().save(a_wish(1))
     assert MemoryStore().wishes() == {}
+
+
+def test_a_wish_is_taken_back(store: Store) -> None:
+    store.save(a_wish(3))
+    store.drop_wish(DRAFTER)
+    store.drop_wish(PoolName("nobody"))
+    assert store.wishes() == {}
+
+
+def test_what_was_learned_is_replaced(store: Store) -> None:
+    assert store.learned() is None
+    store.keep_learned("first")
+    store.keep_learned("second")
+    assert store.learned() == "second"
+
+
+def test_a_file_that_cannot_be_written_is_a_lost_store_and_half_a_change_is_none(
+    tmp_path: Path,
+) -> None:
+    opened = open_store(str(tmp_path / "c.sqlite"))
+    assert isinstance(opened, SqliteStore)
+    opened.save(a_wish(1))
+    opened._connection.execute("PRAGMA query_only = ON")  # as a full or read-only disk
+    with pytest.raises(StoreLost, match="cannot be written"):
+        opened.save(a_wish(2))
+    opened._connection.execute("PRAGMA query_only = OFF")
+    opened.save(a_wish(3))
+    assert opened.wishes() == {DRAFTER: a_wish(3)}
+    opened.close()

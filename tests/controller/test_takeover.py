@@ -11,22 +11,26 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from dspark.controller.memory import PERIOD_S
 from dspark.core.budget import Budget, verify_all
+from dspark.core.curve import Curve
 from dspark.core.fleet import LoadReport
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.rpc.control_client import ControllerLink
 from dspark.verifier.budget_cell import BudgetCell
 from tests.controller.redis_server import RedisServer, a_redis
-from tests.fleet_examples import a_replica, a_report
+from tests.fleet_examples import a_curve, a_replica, a_report
 
 pytestmark = pytest.mark.slow
 
 LEASE_S = 1.0
+KNEE = a_curve({1: 0.010, 8: 0.011, 16: 0.040}, sessions=(1, 2, 4))
 
 
 def free_ports(count: int) -> list[int]:
@@ -49,6 +53,10 @@ class Process:
         url = f"http://127.0.0.1:{self.api_port}{path}"
         return httpx.request(method, url, trust_env=False, timeout=10.0, **more)
 
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait(10)
+
     def leads(self) -> bool:
         try:
             return self.ask("GET", "/v1/fleet").status_code == 200
@@ -56,12 +64,12 @@ class Process:
             return False
 
 
-def launch(server: RedisServer) -> Process:
-    port, api_port = free_ports(2)
+def launch(store: str, ports: tuple[int, int] | None = None) -> Process:
+    port, api_port = ports or free_ports(2)
     settings = {
-        "port": port, "api_port": api_port, "store": server.url, "leader_lease_s": LEASE_S,
+        "port": port, "api_port": api_port, "store": store, "leader_lease_s": LEASE_S,
         "tick_s": 0.05, "report_interval_s": 0.1, "budget_ttl_s": 2.0, "settle_s": 0.5,
-        "initial_replicas": {"verifier": 1},
+        "initial_replicas": {"verifier": 1}, "min_samples": 8, "max_cohorts": 1,
     }  # fmt: skip
     command = [sys.executable, "-m", "dspark.controller", "--config-json", json.dumps(settings)]
     return Process(port, api_port, subprocess.Popen(command, stderr=subprocess.DEVNULL))
@@ -76,16 +84,15 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture
 def processes(server: RedisServer) -> Iterator[list[Process]]:
     """The leader first, then its standby."""
-    started = [launch(server)]
+    started = [launch(server.url)]
     try:
         until(started[0].leads)
-        started.append(launch(server))
+        started.append(launch(server.url))
         until(lambda: answers(started[1]))
         yield started
     finally:
         for process in started:
-            process.popen.kill()
-            process.popen.wait(10)
+            process.end()
 
 
 def answers(process: Process) -> bool:
@@ -105,10 +112,11 @@ def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
 class Verifier:
     """What a verifier has of the control plane: a link, and a budget cell."""
 
-    def __init__(self, link: ControllerLink) -> None:
+    def __init__(self, link: ControllerLink, curve: Curve | None) -> None:
         self.link = link
-        self.cell = BudgetCell(curve_version="")
+        self.cell = BudgetCell(curve_version="" if curve is None else curve.version)
         self.terms: list[Term] = []
+        self.survivals: tuple[tuple[float, ...], ...] = ()
 
     def take(self, budget: Budget) -> None:
         if self.cell.offer(budget, time.monotonic()):
@@ -118,13 +126,13 @@ class Verifier:
         epoch = self.cell.epoch(time.monotonic())
         term = self.terms[-1] if self.terms else None
         return replace(
-            a_report("v0"),
+            a_report("v0", active=4, survivals=self.survivals),
             budget_epoch=Epoch(epoch) if epoch else None,
             budget_term=term,
         )
 
-    def entry(self) -> int | None:
-        return self.cell.entry(sessions=1, mean_context_tokens=0.0, now_s=time.monotonic())
+    def entry(self, sessions: int = 1) -> int | None:
+        return self.cell.entry(sessions=sessions, mean_context_tokens=0.0, now_s=time.monotonic())
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(60.0):
@@ -133,13 +141,15 @@ class Verifier:
 
 
 @asynccontextmanager
-async def a_verifier(processes: list[Process]) -> AsyncIterator[Verifier]:
+async def a_verifier(
+    processes: list[Process], *, curve: Curve | None = None
+) -> AsyncIterator[Verifier]:
     # gRPC's own way to name several addresses; only a leader listens.
     target = "ipv4:" + ",".join(f"127.0.0.1:{process.port}" for process in processes)
     link = ControllerLink(target, watcher="v0")
-    verifier = Verifier(link)
+    verifier = Verifier(link, curve)
     link.start_watching_budget("verifier", verifier.take)
-    link.start_announcing(a_replica("v0"), verifier.report)
+    link.start_announcing(a_replica("v0", curve=curve), verifier.report)
     try:
         yield verifier
     finally:
@@ -228,3 +238,30 @@ def a_budget(*, term: int) -> Budget:
         pool=PoolName("verifier"), term=Term(term), epoch=Epoch(1), ttl_s=0.1,
         curve_version="", buckets=verify_all(),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_a_restart_goes_on_with_what_was_learned(kind: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        store = str(tmp_path / "c.sqlite")
+        if kind == "redis":
+            store = stack.enter_context(a_redis()).url
+        first = launch(store)
+        stack.callback(first.end)
+        until(first.leads)
+        async with a_verifier([first], curve=KNEE) as verifier:
+            verifier.survivals = ((0.9, 0.8, 0.1),) * 8
+            await verifier.until(lambda: (verifier.entry(4) or -1) > 0)
+            trimmed, term = verifier.entry(4), verifier.terms[-1]
+            await asyncio.sleep(PERIOD_S + 0.5)  # it is written by then
+            verifier.survivals = ()
+            first.end()
+            again = launch(store, (first.port, first.api_port))
+            stack.callback(again.end)
+            await asyncio.to_thread(until, again.leads)
+            await verifier.until(lambda: verifier.terms[-1] > term)
+            assert verifier.entry(4) == trimmed
+            (why,) = again.ask("GET", "/v1/pools/verifier/budget").json()["classes"]
+            assert "as before; 0 of 8 committed rounds are known" in why["reason"]
+        curves = again.ask("GET", "/v1/curves").json()["curves"]
+        assert [curve["version"] for curve in curves] == ["curve"]

@@ -1,4 +1,5 @@
 import heapq
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -224,3 +225,39 @@ def test_the_rule_follows_what_is_known(
     admission = admit(drafts, entry=entry, curve=curve, context_tokens=64)
     assert admission.lengths == lengths
     assert said in admission.reason
+
+
+def test_the_longer_a_round_waits_beside_its_step_the_more_is_admitted() -> None:
+    drafts = drafts_of([survivals([0.6] * 4), survivals([0.5] * 4)])
+    admitted = [
+        sum(admit_causal(drafts, LINEAR, 64, wait_s=wait_s).values())
+        for wait_s in (0.0, 10.0, 100.0, 1e6)
+    ]
+    assert admitted == sorted(admitted)
+    assert admitted[0] < admitted[-1] == 8
+
+
+def test_weights_share_a_budget_out_and_nothing_else() -> None:
+    plain = drafts_of([(0.9, 0.8), (0.9, 0.8), (0.9, 0.8)])
+    weighed = [plain[0], replace(plain[1], weight=2.0), replace(plain[2], weight=0.5)]
+    assert admit_top(plain, 3) == {0: 1, 1: 1, 2: 1}
+    assert admit_top(weighed, 3) == {0: 1, 1: 2, 2: 0}
+    assert admit_top(weighed, ALL) == admit_top(plain, ALL)
+    assert admit_causal(weighed, LINEAR, 64) == admit_causal(plain, LINEAR, 64)
+
+
+@given(any_blocks, st.lists(st.floats(0.01, 100), min_size=5, max_size=5), st.integers(0, 12))
+def test_weights_move_no_draft_before_its_own_predecessor_nor_ask_what_comes_after(
+    rows: list[tuple[float, ...]], weights: list[float], budget_tokens: int
+) -> None:
+    drafts = [
+        replace(draft, weight=weights[draft.session % 5]) for draft in drafts_of(rows)
+    ]  # fmt: skip
+    lengths = admit_top(drafts, budget_tokens)
+    assert sum(lengths.values()) <= budget_tokens
+    # What is admitted of one session does not change with its own survivals beyond the cut.
+    for draft in drafts:
+        cut = lengths[draft.session]
+        shorter = replace(draft, survivals=draft.survivals[: cut + 1])
+        others = [one for one in drafts if one.session != draft.session]
+        assert admit_top([*others, shorter], budget_tokens)[draft.session] == cut

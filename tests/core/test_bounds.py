@@ -67,6 +67,13 @@ def test_no_policy_brings_back_what_the_planner_switched_off(policy: Policy) -> 
         ({"floor": 5, "cap": 4}, "floor 5 is above cap 4"),
         ({"cap": -1}, "cap is -1"),
         ({"activation_sessions": 0}, "activation_sessions is 0"),
+        ({"min_tokens_per_s": 0}, "min_tokens_per_s is 0"),
+        ({"min_tokens_per_s": float("nan")}, "min_tokens_per_s is nan"),
+        ({"canary_share": 1}, "canary_share is 1"),
+        ({"mode": Mode.OFF, "priority_weights": ((0, 2.0),)}, "use mode auto or pinned, not off"),
+        ({"priority_weights": ((0, 2.0), (0, 1.0))}, "each once, growing"),
+        ({"priority_weights": ((0, 200.0),)}, "weight of priority 0 is 200"),
+        ({"priority_weights": ((2**31, 1.0),)}, "no number of 32 bits"),
     ],
 )
 def test_a_policy_that_contradicts_itself_is_refused(wrong: dict[str, int], said: str) -> None:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspark.core.changes import MAX_LAYERS, Layer, Layers, alive, policy_of, put
+from dspark.core.changes import MAX_LAYERS, Layer, Layers, alive, canary_of, policy_of, put
 from dspark.core.policy import DEFAULT_POLICY, Policy
 
 
@@ -50,3 +52,14 @@ def test_more_layers_than_anybody_can_follow_are_refused() -> None:
     layers = stacked(*(a_layer(i, 100.0 - i) for i in range(MAX_LAYERS)))
     with pytest.raises(ValueError, match="clear the pool's policy"):
         put(layers, a_layer(99, 1.0))
+
+
+def test_a_canary_lies_on_top_and_ends_with_the_next_policy() -> None:
+    canary = replace(a_layer(2), policy=Policy(cap=2, canary_share=0.1))
+    layers = stacked(a_layer(4), canary)
+    assert policy_of(layers) == Policy(cap=4)
+    assert canary_of(layers) == canary.policy
+    again = put(layers, replace(canary, number=3))
+    assert [layer.number for layer in again] == [4, 3]
+    promoted = put(again, a_layer(2))
+    assert (policy_of(promoted), canary_of(promoted)) == (Policy(cap=2), None)

@@ -408,3 +408,15 @@ def test_bytes_are_counted_by_kind_and_session() -> None:
     assert desk.desk.row_bytes == 4 * 8 + 4 * 8 + 2 * 8
     assert desk.desk.draft_bytes == 10
     assert desk.desk.draft_bytes_of(SessionId(1)) == 5
+
+
+def test_drafts_are_under_way_once_a_session_was_drafted_before() -> None:
+    desk = Desk("d1", max_opening_bytes=40)
+    desk.open(1)
+    desk.ask((1, 4))
+    assert not desk.desk.under_way  # only an opening
+    desk.reply((1, 4))
+    desk.ask((1, 6))
+    assert desk.desk.under_way
+    desk.reply((1, 6))
+    assert not desk.desk.under_way

@@ -220,3 +220,10 @@ def test_a_seed_means_coupled_unless_the_request_says_otherwise(model: ServedMod
 def test_an_unknown_mode_is_refused(model: ServedModel) -> None:
     error = refused(completion, model, speculation={"mode": "typical"})
     assert (error.status, error.param) == (400, "speculation.mode")
+
+
+def test_a_priority_is_taken_over_and_bounded(model: ServedModel) -> None:
+    assert completion(model).generations[0].generation.priority == 0
+    assert completion(model, priority=-7).generations[0].generation.priority == -7
+    with pytest.raises(ApiError, match="priority"):
+        completion(model, priority=2**31)

@@ -25,6 +25,7 @@ ROUTED = RoutedGeneration(
         stop_tokens=frozenset({5, 4}),
         speculate=False,
         max_draft_tokens=2,
+        priority=-3,
     ),
     model="toy",
 )
@@ -64,6 +65,7 @@ def test_everything_of_a_request_is_sent() -> None:
     assert list(sent.stop_token_ids) == [4, 5]
     assert (sent.max_new_tokens, sent.model) == (9, "toy")
     assert (sent.sampling.seed, sent.sampling.choice) == (2**62, 3)
+    assert sent.priority == -3
     assert (sent.speculation.enabled, sent.speculation.max_draft_tokens) == (False, 2)
 
 

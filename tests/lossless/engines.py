@@ -36,6 +36,9 @@ class ChangingBudget:
     def __init__(self, entries: Sequence[int | None]) -> None:
         self._entries = itertools.cycle(entries)
 
+    def weights(self, now_s: float) -> dict[int, float]:
+        return {}
+
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         return next(self._entries)
 

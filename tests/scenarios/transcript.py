@@ -16,7 +16,7 @@ from dspark.controller.policies import Ask, Conflict, LostRace
 from dspark.controller.registry import Refused, UnknownPool
 from dspark.controller.store import MemoryStore
 from dspark.core.budget import ALL, DISABLED, OFF
-from dspark.core.changes import Change, policy_of
+from dspark.core.changes import Change
 from dspark.core.curve import Curve
 from dspark.core.fleet import Replica, ReplicaState, Role
 from dspark.core.ids import Epoch, PoolName
@@ -207,23 +207,33 @@ class Stage:
             if layers:
                 until = layers[-1].until_unix_s
                 end = "" if until is None else f" until {until:g} s"
-                lines.append(f"  policy: {policy_of(layers)}{end}")
-            for issued in plan.issued.values():
+                lines.append(f"  policy: {layers[-1].policy}{end}")
+            issues = [(issued, "") for issued in plan.issued.values()]
+            issues += [
+                (issued, f", on {', '.join(sorted(plan.canaries))}")
+                for issued in plan.tried.values()
+            ]
+            for issued, where in issues:
                 budget = issued.budget
                 if budget.pool != pool.name:
                     continue
                 entries = [ENTRY_WORDS.get(k, str(k)) for k in budget.buckets[0].draft_tokens]
                 curve = budget.curve_version or "no curve"
                 sent = " (not sent)" if issued.policy.shadow else ""
-                lines.append(f"  epoch {budget.epoch} for {curve}: {' '.join(entries)}{sent}")
+                lines.append(
+                    f"  epoch {budget.epoch} for {curve}{where}: {' '.join(entries)}{sent}"
+                )
                 lines.append(f"    {budget.reason}")
         return "\n".join(lines)
 
 
 def read_policy(words: str) -> Policy:
     """Read "pinned 3", or "cap 4, floor 2, activation 3, shadow"."""
-    fields: dict[str, int | bool | Mode] = {}
-    names = {"pinned": "draft_tokens", "activation": "activation_sessions"}
+    fields: dict[str, float | bool | Mode] = {}
+    names = {
+        "pinned": "draft_tokens", "activation": "activation_sessions",
+        "promise": "min_tokens_per_s", "canary": "canary_share",
+    }  # fmt: skip
     for part in words.split(", "):
         word, _, number = part.partition(" ")
         if word == "shadow":
@@ -231,7 +241,7 @@ def read_policy(words: str) -> Policy:
         elif word in {"auto", "off", "verify-all", "pinned"}:
             fields["mode"] = Mode(word)
         if number:
-            fields[names.get(word, word)] = int(number)
+            fields[names.get(word, word)] = float(number) if "." in number else int(number)
     return replace(DEFAULT_POLICY, **fields)
 
 

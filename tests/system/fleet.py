@@ -19,7 +19,7 @@ from dspark.config.prefill import PrefillSettings
 from dspark.config.verifier import DraftingSettings, VerifierSettings
 from dspark.controller.loop import Controller
 from dspark.controller.open_store import open_store
-from dspark.controller.service import SERVICE_NAME, ControlService
+from dspark.controller.service import SERVICE_NAME, ControlService, add_control_service
 from dspark.core.fleet import LoadReport, Role
 from dspark.drafter.replica import DrafterReplica
 from dspark.model.checkpoint import save_drafter
@@ -29,7 +29,6 @@ from dspark.rpc.server import RpcServer
 from dspark.verifier.replica import VerifierReplica
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
 from dspark.wire.v1.common_pb2 import Sampling
-from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from tests.model import byte_tokenizer, tiny
 
 PAGE_TOKENS = 8
@@ -180,7 +179,7 @@ async def system(folder: Path) -> AsyncIterator[System]:
     controller = Controller(settings, store)
     server = RpcServer(EndpointSettings(), [SERVICE_NAME])
     service = ControlService(controller, settings)
-    server.add(lambda it: add_ControlServiceServicer_to_server(service, it))
+    server.add(lambda it: add_control_service(service, it))
     address = await server.start()
     ticking = asyncio.create_task(controller.run())
     made = System(write_pair(folder), controller, address)

@@ -273,6 +273,22 @@ def test_a_choice_goes_on_by_itself_where_the_first_one_is_cancelled() -> None:
         assert second.wait().tokens == EXPECTED
 
 
+def test_of_those_that_wait_the_lowest_priority_goes_first_and_then_the_earliest() -> None:
+    it = Bench(num_pages=32)
+    with running(it.system):
+        it.begin(count=106)  # every page there is
+        others = [[number] * 22 for number in (1, 2, 3)]
+        for prompt, priority in zip(others, (5, -1, -1), strict=True):
+            it.system.engine.submit(ask(prompt, 106, priority=priority), Collected())
+        order = []
+        for _ in others:
+            it.port.some.clear()
+            it.system.engine.cancel(it.port.begun[-1].session)
+            assert it.port.some.wait(10.0)
+            order.append(it.port.begun[-1].tokens[0])
+        assert order == [2, 3, 1]
+
+
 def cancel_when_waiting(it: Bench) -> None:
     blocker, _ = it.begin(count=106)  # every page there is
     waiting = it.system.engine.submit(ask(PROMPT), Collected())

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,7 @@ def plan(
     prefilling: Sequence[VerifierSession] = (),
     entry: int | None = ALL,
     max_batch_tokens: int = 64,
+    weights: Mapping[int, float] | None = None,
 ) -> VerifyStep:
     return plan_step(
         decoding,
@@ -59,6 +61,7 @@ def plan(
         curve=None,
         max_batch_tokens=max_batch_tokens,
         prefill_chunk_tokens=8,
+        weights=weights or {},
     )
 
 
@@ -161,3 +164,16 @@ def test_a_prompt_goes_on_however_much_is_drafted() -> None:
 def test_prompts_come_after_the_sessions_in_the_batch() -> None:
     step = plan([a_session(1)], a_block(1, 0.9), prefilling=[a_session(2, 4, computed=0)])
     assert [segment.tokens[0] for segment in step.segments] == [109, 200]
+
+
+def test_a_budget_is_shared_out_by_priority() -> None:
+    sessions = [a_session(1), a_session(2)]
+    urgent = sessions[1].generation
+    sessions[1].generation = replace(urgent, priority=-5)
+    blocks = (a_block(1, 0.9, 0.9), a_block(2, 0.8, 0.8))
+    assert lengths(plan(sessions, *blocks, entry=2)) == [2, 0]
+    assert lengths(plan(sessions, *blocks, entry=2, weights={-5: 2.0})) == [0, 2]
+    assert lengths(plan(sessions, *blocks, entry=2, weights={7: 9.0})) == [2, 0]
+    # A batch without room shares out the same way.
+    narrow = plan(sessions, *blocks, entry=ALL, max_batch_tokens=4, weights={-5: 2.0})
+    assert lengths(narrow) == [0, 2]

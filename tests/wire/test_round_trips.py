@@ -178,7 +178,12 @@ reports = st.builds(
     guard_checks=st.integers(0, 2**63),
     guard_violations=st.integers(0, 2**63),
     guard_tripped=st.booleans(),
+    judged_by_position=st.lists(u32, max_size=7).map(tuple),
+    accepted_by_position=st.lists(u32, max_size=7).map(tuple),
+    confidence_by_position=st.lists(amount, max_size=7).map(tuple),
     session_steps=u64,
+    queued_prompt_tokens=u64,
+    queue_s=amount,
 )
 entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(
@@ -197,6 +202,9 @@ budgets = st.builds(
         )
     ),
     reason=text,
+    weights=st.lists(
+        st.tuples(st.integers(-(2**31), 2**31 - 1), st.floats(0.01, 100)), max_size=3
+    ).map(tuple),
 )
 pools = st.builds(
     Pool,
@@ -206,6 +214,7 @@ pools = st.builds(
     ready_replicas=u32,
     budget=st.none() | budgets,
     conditions=st.lists(text, max_size=2).map(tuple),
+    wanted_because=text,
 )
 fleets = st.builds(
     Fleet,

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -34,6 +35,18 @@ Floor = Annotated[int | None, typer.Option(min=0, help="At least so many draft t
 Cap = Annotated[int | None, typer.Option(min=0, help="At most so many draft tokens a step.")]
 Activation = Annotated[
     int | None, typer.Option(min=1, help="Below so many sessions everything is verified.")
+]
+Promise = Annotated[
+    float | None, typer.Option(min=0, help="Tokens a second that each session is promised.")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight", help="PRIORITY=WEIGHT: what drafts of such requests count; may be repeated."
+    ),
+]
+CanaryShare = Annotated[
+    float | None, typer.Option(help="Only for this share of the replicas, like 0.1.")
 ]
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -67,6 +80,9 @@ def set_(
     floor: Floor = None,
     cap: Cap = None,
     activation_sessions: Activation = None,
+    min_tokens_per_s: Promise = None,
+    weight: Weights = None,
+    canary_share: CanaryShare = None,
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Compute and show the budget, do not send it.")
     ] = False,
@@ -79,7 +95,11 @@ def set_(
     state_dir: StateDir = None,
 ) -> None:
     """Put a policy in force in place of the present one; what is not given is not bounded."""
-    policy = _policy(mode, draft_tokens, floor, cap, activation_sessions, shadow)
+    policy = _policy(
+        mode, draft_tokens=draft_tokens, floor=floor, cap=cap,
+        activation_sessions=activation_sessions, min_tokens_per_s=min_tokens_per_s,
+        priority_weights=read_weights(weight), canary_share=canary_share, shadow=shadow or None,
+    )  # fmt: skip
     life = {} if ttl is None else {"ttl_s": seconds(ttl)}
     api = open_api(url, state_folder(state_dir))
     changed = api.change(
@@ -147,6 +167,9 @@ def whatif(
     floor: Floor = None,
     cap: Cap = None,
     activation_sessions: Activation = None,
+    min_tokens_per_s: Promise = None,
+    weight: Weights = None,
+    canary_share: CanaryShare = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Of the pool.")] = None,
     sessions: Annotated[int | None, typer.Option(min=1, help="In the pool.")] = None,
     as_json: Json = False,
@@ -154,7 +177,11 @@ def whatif(
     state_dir: StateDir = None,
 ) -> None:
     """Predict another policy, replica count or load; nothing is changed."""
-    policy = _policy(mode, draft_tokens, floor, cap, activation_sessions, shadow=False)
+    policy = _policy(
+        mode, draft_tokens=draft_tokens, floor=floor, cap=cap,
+        activation_sessions=activation_sessions, min_tokens_per_s=min_tokens_per_s,
+        priority_weights=read_weights(weight), canary_share=canary_share,
+    )  # fmt: skip
     given = {"replicas": replicas, "sessions": sessions, "policy": policy if policy else None}
     body = {key: value for key, value in given.items() if value is not None}
     found = open_api(url, state_folder(state_dir)).post(f"/v1/pools/{pool}/whatif", body)
@@ -201,26 +228,26 @@ def seconds(text: str) -> float:
     return float(match.group(1)) * _UNITS[match.group(2) or "s"]
 
 
-def _policy(
-    mode: str | None,
-    draft_tokens: int | None,
-    floor: int | None,
-    cap: int | None,
-    activation_sessions: int | None,
-    shadow: bool,
-) -> dict[str, Any]:
+def _policy(mode: str | None, **fields: object) -> dict[str, Any]:
     """Return what was given of a policy; empty where nothing was."""
-    if mode is None and draft_tokens is not None:
+    if mode is None and fields["draft_tokens"] is not None:
         mode = "pinned"
-    given = {
-        "mode": mode,
-        "draft_tokens": draft_tokens,
-        "floor": floor,
-        "cap": cap,
-        "activation_sessions": activation_sessions,
-        "shadow": shadow or None,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+    return {key: value for key, value in {"mode": mode, **fields}.items() if value is not None}
+
+
+def read_weights(words: Sequence[str] | None) -> list[dict[str, float]] | None:
+    """Return ["10=0.5", "0=2"] as the API has it, by priority; None for none.
+
+    Raises:
+        ValueError: One is not PRIORITY=WEIGHT.
+    """
+    weights = []
+    for word in words or ():
+        match = re.fullmatch(r"(-?\d+)=(\d+(?:\.\d+)?)", word.strip())
+        if match is None:
+            raise ValueError(f"--weight {word!r}: expected PRIORITY=WEIGHT, like 10=0.5")
+        weights.append({"priority": int(match.group(1)), "weight": float(match.group(2))})
+    return sorted(weights, key=lambda each: each["priority"]) or None
 
 
 def _verifier_pools(api: ControlApi, pool: str | None) -> list[str]:

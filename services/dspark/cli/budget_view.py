@@ -14,10 +14,31 @@ _LONGEST = 60  # characters of a drawn curve
 def describe_policy(policy: Mapping[str, Any]) -> str:
     """Return a policy in a few words."""
     words = [str(policy["mode"])]
-    for field in ("draft_tokens", "floor", "cap", "activation_sessions"):
+    for field in (
+        "draft_tokens", "floor", "cap", "activation_sessions", "min_tokens_per_s", "canary_share",
+    ):  # fmt: skip
         if policy[field] is not None:
-            words.append(f"{field.replace('_', ' ')} {policy[field]}")
+            words.append(f"{field.replace('_', ' ')} {policy[field]:g}")
+    for each in policy["priority_weights"]:
+        words.append(f"weight {each['weight']:g} of priority {each['priority']}")
     return ", ".join([*words, *(["shadow"] if policy["shadow"] else [])])
+
+
+def policies_line(states: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line about the policies in force that are not the default.
+
+    Args:
+        states: Of ``GET /v1/pools/POOL/policy``.
+    """
+    said = [
+        f"{state['pool']}: {describe_policy(state['policy'])} "
+        f"(by {state['layers'][-1]['author']}: {state['layers'][-1]['reason']})"
+        for state in states
+        if state["layers"]
+    ]
+    if not said:
+        return "policies: none, budgets are planned"
+    return f"policies in force: {'; '.join(said)}"
 
 
 def show_pool(state: Mapping[str, Any], *, now_unix_s: float) -> RenderableType:
@@ -42,6 +63,8 @@ def show_pool(state: Mapping[str, Any], *, now_unix_s: float) -> RenderableType:
 def _class_lines(why: Mapping[str, Any]) -> list[RenderableType]:
     name = why["curve_version"] or "without a curve"
     sent = "" if why["sent"] else " (shadow: not sent)"
+    if why["canaries"]:
+        sent += f" for canaries {', '.join(why['canaries'])}"
     lines: list[RenderableType] = [
         f"  class {name} {why['device']}: epoch {why['term']}.{why['epoch']}{sent}",
         f"    now {why['sessions']} sessions a step: {why['entry']} draft tokens; {why['binding']}",
@@ -102,4 +125,7 @@ def outlook_table(outlooks: Mapping[str, Any]) -> RenderableType:
         table.add_row(label, format(now[key], form), format(then[key], form))
     entries = [" ".join(map(str, outlook["verified_tokens_per_step"])) for outlook in (now, then)]
     table.add_row("draft tokens a step", *entries)
+    kept = then["promise_kept"]
+    if kept is not None:
+        table.add_row("promise", "", "kept" if kept else "missed")
     return Group(table, f"{outlooks['gain']:+.1%} tokens/s, by curves and recorded statistics")

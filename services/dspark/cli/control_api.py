@@ -118,6 +118,17 @@ class ControlApi:
         )
 
 
+def policies_of(url: str) -> list[dict[str, Any]] | None:
+    """Return what is in force in every verifier pool; None where that is not told to us."""
+    api = ControlApi(url)
+    try:
+        pools = [pool["name"] for pool in api.get("/v1/fleet")["pools"]
+                 if pool["role"] == "verifier"]  # fmt: skip
+        return [api.get(f"/v1/pools/{name}/policy") for name in pools]
+    except (ValueError, ConnectionError):
+        return None
+
+
 def open_api(url: str | None, state_dir: Path) -> ControlApi:
     """Return the API at ``url``, or of the stack that runs here."""
     return ControlApi(url or require_running(state_dir).api)

@@ -28,7 +28,6 @@ app = typer.Typer(
     name="dspark",
     help="Serve a language model whose drafting is a pool of its own.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog="Errors are one line on stderr; --debug anywhere on the line adds the traceback.",
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        code = app(words, standalone_mode=False)
+        code = app(words, standalone_mode=False, prog_name="dspark")
     except UsageError as error:
         _fail(f"{error.format_message()} (dspark --help)", 2)
     except (KeyboardInterrupt, typer.Abort):

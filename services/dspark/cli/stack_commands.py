@@ -11,6 +11,8 @@ import psutil
 import typer
 from rich.console import Console
 
+from dspark.cli.budget_view import policies_line
+from dspark.cli.control_api import policies_of
 from dspark.cli.options import Config, Port, Set, StateDir, load, state_folder
 from dspark.cli.progress import show_progress
 from dspark.cli.stack.record import StackRecord, read_record
@@ -45,7 +47,8 @@ def up(
     stop_on_signals(supervisor)
     with show_progress(settings.model.name) as show:
         supervisor.start(show)
-    say_where(supervisor.gateway_url, settings.model.name)
+    say_where(supervisor.gateway_url, supervisor.api_url, settings.model.name)
+    say_policies(supervisor.api_url)
     try:
         supervisor.watch()
         print("dspark: stopping", file=sys.stderr)
@@ -87,17 +90,25 @@ def stop_on_signals(supervisor: Supervisor) -> None:
         signal.signal(number, ask)
 
 
-def say_where(url: str, model: str) -> None:
+def say_where(url: str, api: str, model: str) -> None:
     """Print where the server is and what to try."""
     console = Console(highlight=False)
     console.print(f"[bold green]ready[/] at [bold]{url}/v1[/] (model {model})")
     console.print(
+        f"  {api}/  the dashboard\n"
         "  dspark chat          talk to it\n"
         "  dspark status        pools, budgets, acceptance\n"
         f"  curl {url}/v1/completions -H 'content-type: application/json' \\\n"
         f'    -d \'{{"model": "{model}", "prompt": "def fibonacci(n):", "max_tokens": 64}}\'',
         soft_wrap=True,
     )
+
+
+def say_policies(api: str) -> None:
+    """Print which policies are in force: they outlive a stop where the store is a file."""
+    states = policies_of(api)
+    if states is not None:
+        Console(highlight=False).print(f"  {policies_line(states)}", soft_wrap=True, markup=False)
 
 
 def _start_detached(folder: Path) -> None:
@@ -119,7 +130,8 @@ def _start_detached(folder: Path) -> None:
             record = read_record(folder)
             mine = record is not None and record.supervisor_pid == child.pid
             if record is not None and mine and record.phase == "ready":
-                say_where(record.gateway, record.model)
+                say_where(record.gateway, record.api, record.model)
+                say_policies(record.api)
                 return
             time.sleep(_POLL_S)
     except KeyboardInterrupt:

@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 
+from dspark.cli.budget_view import policies_line
+from dspark.cli.control_api import policies_of
 from dspark.cli.counters import since_start
 from dspark.cli.fleet_view import describe_pools, pool_tables
 from dspark.cli.options import Json, StateDir, state_folder
@@ -32,7 +35,8 @@ def status(
     "controller": {"address", "api", "reachable", "term", "problem"}, "processes": {NAME: {"pid",
     "restarts", "alive"}}, "pools": [{"name", "role", "wanted_replicas", "ready_replicas",
     "conditions", "serve", "budget", "tokens_per_s", "accepted_length",
-    "bytes_per_session_round", "replicas": [{"name", "pid", "state", ...}]}]}.  Rates are those
+    "bytes_per_session_round", "replicas": [{"name", "pid", "state", ...}]}], "policies": [{"pool",
+    "policy", "layers", ...}]} (null where the control API does not tell us).  Rates are those
     of the newest reports (null when nothing was decoded); a verifier pool has "since_start" with
     the same counts over the life of its replicas.  Without a controller "pools" is empty and
     "controller" says so; the exit code is 0 all the same.
@@ -53,16 +57,21 @@ def status(
 
 def scale(
     pool: Annotated[str, typer.Option(help="Which pool: prefill, drafter or verifier.")],
-    replicas: Annotated[int, typer.Option(min=0, help="How many replicas.")],
+    replicas: Annotated[int | None, typer.Option(min=0, help="How many replicas.")] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="As many as the load needs, or as configured.")
+    ] = False,
     reason: Annotated[str, typer.Option(help="For the controller's log.")] = "dspark scale",
     state_dir: StateDir = None,
 ) -> None:
     """Ask the controller for a number of replicas; the pool follows within seconds."""
     from dspark.rpc.ask import ask_for_replicas
 
+    if auto == (replicas is not None):
+        raise ValueError("say either --replicas N or --auto")
     record = require_running(state_folder(state_dir))
     limits = _limits(state_folder(state_dir), pool)
-    if limits is not None and not limits[0] <= replicas <= limits[1]:
+    if replicas is not None and limits is not None and not limits[0] <= replicas <= limits[1]:
         raise ValueError(
             f"pool {pool} may have {limits[0]} to {limits[1]} replicas (pools.{pool}.min_replicas "
             f"and max_replicas), not {replicas}"
@@ -71,7 +80,8 @@ def scale(
         record.controller, pool, replicas, author=getpass.getuser(), reason=reason,
         timeout_s=_TIMEOUT_S,
     )  # fmt: skip
-    print(f"{pool}: {previous} -> {replicas} replicas wanted")
+    wanted = "by its load" if replicas is None else f"{replicas} replicas"
+    print(f"{pool}: {previous} -> {wanted} wanted")
 
 
 def _collect(folder: Path) -> dict[str, Any]:
@@ -87,6 +97,7 @@ def _collect(folder: Path) -> dict[str, Any]:
         "problem": "",
     }
     pools: list[dict[str, Any]] = []
+    policies: list[dict[str, Any]] | None = None
     try:
         fleet = fleet_snapshot(record.controller, timeout_s=_TIMEOUT_S)
         pools = describe_pools(fleet, record.pools)
@@ -95,6 +106,7 @@ def _collect(folder: Path) -> dict[str, Any]:
                 addresses = [replica["metrics_address"] for replica in pool["replicas"]]
                 pool["since_start"] = since_start(filter(None, addresses))
         controller["term"] = fleet.term
+        policies = policies_of(record.api)
     except ConnectionError as error:
         controller |= {"reachable": False, "problem": str(error), "term": None}
     return {
@@ -107,6 +119,7 @@ def _collect(folder: Path) -> dict[str, Any]:
         "controller": controller,
         "processes": {name: asdict(child) for name, child in record.children.items()},
         "pools": pools,
+        "policies": policies,
     }
 
 
@@ -130,6 +143,7 @@ def _not_running(folder: Path, record: StackRecord | None) -> dict[str, Any]:
         },
         "processes": {},
         "pools": [],
+        "policies": None,
     }
 
 
@@ -140,6 +154,8 @@ def _render(state: dict[str, Any]) -> RenderableType:
             f"  {state['gateway']}/v1  model {state['model']}  (logs: {state['state_dir']}/logs)"
         )
     lines: list[RenderableType] = [head]
+    if state["controller"]["api"]:
+        lines.append(f"  dashboard: {state['controller']['api']}/")
     if state["problem"]:
         lines.append(f"  {state['problem']}")
     for name, child in state["processes"].items():
@@ -152,6 +168,8 @@ def _render(state: dict[str, Any]) -> RenderableType:
         )
     if state["pools"]:
         lines += ["", pool_tables(state["pools"])]
+    if state["policies"] is not None:
+        lines.append(escape(policies_line(state["policies"])))
     return Group(*lines)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dspark.config.base import Settings
+from dspark.config.scaling import PoolScaling
 
 
 class ApiToken(Settings):
@@ -65,6 +66,8 @@ class ControllerSettings(Settings):
     initial_replicas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Replicas wanted in each pool until somebody asks for another number.  A pool that is not
     listed wants the most replicas that were ready together."""
+    scaling: dict[str, PoolScaling] = Field(default_factory=dict)
+    """How pools follow their load, by pool name; one that is not listed is scaled by hand."""
     store: str = "memory"
     """Where policies and wanted replicas survive a restart: ``memory``, a path of an SQLite file
     (one controller), or a Redis of several controllers as ``redis://`` or ``rediss://`` URL, whose

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from dspark.config.base import Settings
 from dspark.config.drafter import DrafterSettings
 from dspark.config.prefill import PrefillSettings
+from dspark.config.scaling import ScalingSettings
 from dspark.config.verifier import VerifierSettings
 
 
@@ -15,6 +16,8 @@ class PoolSettings(Settings):
 
     replicas: int = Field(default=1, ge=0)
     """Replicas at start; afterwards the controller's wish counts."""
+    scaling: ScalingSettings | None = None
+    """How the pool follows its load; null: it has ``replicas``, or as many as somebody asks for."""
     min_replicas: int = Field(default=1, ge=0)
     """Never fewer; 0 lets the pool be emptied."""
     max_replicas: int = Field(default=2, ge=1)

@@ -12,6 +12,7 @@ from dspark.config.gateway import GatewaySettings
 from dspark.config.model import ModelSettings
 from dspark.config.pools import Pools, PoolSettings
 from dspark.config.ray import RaySettings
+from dspark.config.scaling import PoolScaling
 from dspark.config.telemetry import TelemetrySettings
 
 
@@ -80,6 +81,7 @@ class SystemSettings(Settings):
                 "api_port": api_port,
                 "store": _placed(store, state_dir),
                 "initial_replicas": self.wanted() | self.controller.initial_replicas,
+                "scaling": self._scaling() | self.controller.scaling,
             }
         )
         if "gateway_url" not in controller.model_fields_set:
@@ -109,6 +111,18 @@ class SystemSettings(Settings):
         """Return the configured replicas by pool name."""
         pools = (self.pools.prefill, self.pools.drafter, self.pools.verifier)
         return {pool.settings.pool: pool.replicas for pool in pools}
+
+    def _scaling(self) -> dict[str, PoolScaling]:
+        """Return how the pools scale that follow their load, by pool name."""
+        return {
+            pool.settings.pool: PoolScaling(
+                **pool.scaling.model_dump(),
+                min_replicas=pool.min_replicas,
+                max_replicas=pool.max_replicas,
+            )
+            for pool in (self.pools.prefill, self.pools.drafter, self.pools.verifier)
+            if pool.scaling is not None
+        }
 
     def model_of(self, pool: PoolSettings) -> ModelSettings:
         """Return the model settings with the pool's own device and threads."""

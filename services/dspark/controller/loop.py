@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from dspark.config.controller import ControllerSettings
 from dspark.controller.events import Events, conditions_changed
-from dspark.controller.plan_settings import plan_settings
+from dspark.controller.memory import Memory
+from dspark.controller.plan_settings import plan_settings, scaling_settings
 from dspark.controller.policies import Ask, Conflict, LostRace, Policies
 from dspark.controller.registry import Refused, Registry, ReportOutcome, UnknownPool
 from dspark.controller.settling import Settling
@@ -24,6 +25,7 @@ from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, Term
 from dspark.core.plan import Observation, Plan, plan
 from dspark.core.policy import Policy
+from dspark.core.wanted import Asked
 from dspark.rpc.watch import Latest
 from dspark.telemetry import metrics
 
@@ -50,6 +52,7 @@ class Controller:
     def __init__(self, settings: ControllerSettings, store: Store, *, leading: bool = True) -> None:
         self.settings = settings
         self.plan_settings = plan_settings(settings)
+        self._scaling = scaling_settings(settings)
         self._store = store
         self.term = Term(0)
         self.registry = Registry(lease_s=settings.lease_s)
@@ -57,6 +60,7 @@ class Controller:
         self.policies = Policies(store)
         self.events = Events()
         self.statistics = Statistics(settings.reservoir_size)
+        self.memory = Memory(store)
         self._remarks: dict[PoolName, tuple[str, float]] = {}
         self._left: Counter[PoolName] = Counter()
         self.plan = Plan()
@@ -85,6 +89,9 @@ class Controller:
         else:
             self.reload()
             self.term = self._store.next_term()
+            self.memory.load()
+            self.statistics.remember(self.memory.curves())
+            self.plan = replace(self.plan, sizes=self.memory.sizes())
         self._settling = Settling(self.settings.settle_s if self.term > 1 else 0.0)
 
     def reload(self) -> None:
@@ -101,6 +108,7 @@ class Controller:
         self.term = self._store.next_term(above=self.term)
         self.wishes.tell_store()
         self.policies.tell_store()
+        self.memory.tell_store()
 
     # --- what replicas say ------------------------------------------------------------------
 
@@ -141,6 +149,8 @@ class Controller:
             assert replica is not None
             if report.survivals and replica.role is Role.VERIFIER:
                 self.statistics.add(replica, report.survivals)
+            if report.judged_by_position:
+                self.statistics.add_judged(replica.pool, report)
             if report.budget_epoch is not None and report.budget_epoch > self.plan.epoch:
                 # Of a predecessor that forgot its term: ours must be newer to be taken.
                 self.plan = replace(self.plan, epoch=report.budget_epoch)
@@ -159,25 +169,26 @@ class Controller:
         Raises:
             UnknownPool: No replica of it was ever seen and its name is not that of a role.
         """
-        role = self.registry.roles.get(pool)
-        if role is None:
-            try:
-                role = Role(pool)
-            except ValueError:
-                metrics.CONTROL_CHANGES.labels("person", "refused").inc()
-                known = ", ".join(sorted(self.registry.roles)) or "none yet"
-                raise UnknownPool(f"no pool is called {pool!r}; known pools: {known}") from None
-        previous = self.plan.wanted.get(pool, self.wishes.replicas().get(pool, 0))
+        role, previous = self._role_of(pool), self._wanted_now(pool)
         wish = Wish(
             pool=pool, role=role, replicas=replicas, author=author, reason=reason, unix_s=unix_s
         )
         self.wishes.keep(wish)
         self.registry.know_pool(pool, role)
         metrics.CONTROL_CHANGES.labels("person", "applied").inc()
-        text = f"wanted {previous} -> {replicas} by {author}: {reason}"
-        log.info("%s: %s", pool, text)
-        self.events.publish("replicas", pool, text)
-        self._touch()
+        self._tell_wish(pool, f"wanted {previous} -> {replicas} by {author}: {reason}")
+        return previous
+
+    def release_wanted(self, pool: PoolName, *, author: str, reason: str) -> int:
+        """Take a wish back, so that the load decides again, and return what was wanted before.
+
+        Raises:
+            UnknownPool: No replica of it was ever seen and its name is not that of a role.
+        """
+        self._role_of(pool)
+        previous = self._wanted_now(pool)
+        self.wishes.forget(pool)
+        self._tell_wish(pool, f"wanted {previous} -> by its load by {author}: {reason}")
         return previous
 
     def set_policy(
@@ -219,7 +230,7 @@ class Controller:
         known = self.registry.find(replica)
         if known is not None:
             version = "" if known.curve is None else known.curve.version
-            return self.plan.budget(pool, version)
+            return self.plan.budget(pool, version, replica)
         return next(iter(self.plan.budgets(pool)), None)
 
     def tick(self, now_s: float, unix_s: float) -> Plan:
@@ -234,23 +245,31 @@ class Controller:
             self._forget(replica, "lease expired")
         members = self.registry.members(now_s)
         previous = self.plan
+        curves = self.statistics.curves(self.registry.replicas())
         self.plan = plan(
             Observation(
                 term=self.term,
                 members=members,
                 roles=self.registry.roles,
-                wishes=self.wishes.replicas(),
-                left=self._left,
+                asked=self._asked(),
                 remarks=self._fresh_remarks(now_s),
                 policies=self.policies.in_force(unix_s),
+                canaries=self.policies.canaries(unix_s),
+                resumed=self.memory.issued(),
             ),
-            curves=self.statistics.curves(self.registry.replicas()),
+            curves=curves,
             acceptance=self.statistics.acceptance(),
             previous=previous,
             settings=self.plan_settings,
             now_s=now_s,
         )
         self._left = Counter()
+        if self._settling.over:
+            self.memory.keep(self.plan, curves, now_s)
+        for name, size in self.plan.sizes.items():
+            before = previous.sizes.get(name)
+            if name in self._scaling and before is not None and before.wanted != size.wanted:
+                self._tell_wish(name, f"wanted {before.wanted} -> {size.wanted}: {size.why}")
         for pool, reason in self.plan.reasons:
             log.info("budget %s: %s", pool, reason)
             self.events.publish("budget", pool, reason)
@@ -282,6 +301,39 @@ class Controller:
             self._wake.clear()
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _role_of(self, pool: PoolName) -> Role:
+        """Return a pool's role; one without a replica yet may be called by it."""
+        role = self.registry.roles.get(pool)
+        if role is not None:
+            return role
+        try:
+            return Role(pool)
+        except ValueError:
+            metrics.CONTROL_CHANGES.labels("person", "refused").inc()
+            known = ", ".join(sorted(self.registry.roles)) or "none yet"
+            raise UnknownPool(f"no pool is called {pool!r}; known pools: {known}") from None
+
+    def _wanted_now(self, pool: PoolName) -> int:
+        asked = dict(self.wishes.initial) | self.wishes.asked()
+        return self.plan.wanted.get(pool, asked.get(pool, 0))
+
+    def _asked(self) -> Asked:
+        fixed = {
+            pool: count for pool, count in self.wishes.initial.items() if pool not in self._scaling
+        }
+        return Asked(
+            wishes=fixed | self.wishes.asked(),
+            scaling=self._scaling,
+            start=self.wishes.initial,
+            left=self._left,
+            settling=not self._settling.over,
+        )
+
+    def _tell_wish(self, pool: PoolName, text: str) -> None:
+        log.info("%s: %s", pool, text)
+        self.events.publish("replicas", pool, text)
+        self._touch()
 
     def _decide(self, pool: PoolName, ask: Ask, make: Callable[[], Change]) -> Change:
         """Make a change and count what became of it.

@@ -5,7 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dspark.controller.store import MAX_CHANGES, Store
-from dspark.core.changes import Action, Change, Layer, Layers, alive, last_to_undo, policy_of, put
+from dspark.core.changes import (
+    Action,
+    Change,
+    Layer,
+    Layers,
+    alive,
+    canary_of,
+    last_to_undo,
+    policy_of,
+    put,
+)
 from dspark.core.ids import PoolName
 from dspark.core.policy import Policy
 
@@ -72,6 +82,11 @@ class Policies:
     def in_force(self, unix_s: float) -> Mapping[PoolName, Policy]:
         """Return the policy of every pool that ever had one."""
         return {pool: policy_of(self.layers(pool, unix_s)) for pool in self._newest}
+
+    def canaries(self, unix_s: float) -> Mapping[PoolName, Policy]:
+        """Return the canaries' policy of every pool that has any."""
+        found = {pool: canary_of(self.layers(pool, unix_s)) for pool in self._newest}
+        return {pool: policy for pool, policy in found.items() if policy is not None}
 
     def history(self, pool: PoolName | None = None) -> Iterator[Change]:
         """Return changes, newest first."""

@@ -13,17 +13,19 @@ import uvicorn
 from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.controller.api.app import ControlApi
+from dspark.controller.api.service import SERVICE_NAME as API_SERVICE_NAME
+from dspark.controller.api.service import ControlApiService
 from dspark.controller.api.tokens import Tokens
 from dspark.controller.leadership import become_leader, hold_leadership
 from dspark.controller.loop import Controller
 from dspark.controller.open_store import open_store
-from dspark.controller.service import SERVICE_NAME, ControlService
+from dspark.controller.service import SERVICE_NAME, ControlService, add_control_service
 from dspark.controller.store import Store, StoreLost
 from dspark.rpc.http import HttpServer, bind
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
 from dspark.telemetry.endpoint import serve_metrics
-from dspark.wire.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
+from dspark.wire.v1.control_api_pb2_grpc import add_ControlApiServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +83,12 @@ async def _lead(
             port_min=settings.port,
             port_max=settings.port,
         ),
-        [SERVICE_NAME],
+        [SERVICE_NAME, API_SERVICE_NAME],
     )
     service = ControlService(controller, settings)
-    server.add(lambda target: add_ControlServiceServicer_to_server(service, target))
+    server.add(lambda target: add_control_service(service, target))
+    twin = ControlApiService(api, controller.events)
+    server.add(lambda target: add_ControlApiServiceServicer_to_server(twin, target))
     address = await server.start()
     log.info("controller at %s, term %d", address, controller.term)
     own = [asyncio.create_task(work) for work in (controller.run(), api.trend.run(controller))]

@@ -38,11 +38,12 @@ local last = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV
 redis.call('SET', KEYS[1], string.format('%.0f', last + 1))
 return redis.call('GET', KEYS[1])
 """
-# KEYS: term, writes, hash, list or ''.  ARGV: own term, field, text, length kept.
+# KEYS: term, writes, hash, list or ''.  ARGV: own term, field, text or '' to delete, length kept.
 _WRITE = """
 if tonumber(redis.call('GET', KEYS[1]) or '0') > tonumber(ARGV[1]) then return 0 end
 redis.call('INCR', KEYS[2])
-redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+if ARGV[3] == '' then redis.call('HDEL', KEYS[3], ARGV[2])
+else redis.call('HSET', KEYS[3], ARGV[2], ARGV[3]) end
 if KEYS[4] ~= '' then
   redis.call('RPUSH', KEYS[4], ARGV[3])
   redis.call('LTRIM', KEYS[4], -tonumber(ARGV[4]), -1)
@@ -80,9 +81,9 @@ class RedisStore:
         except ValueError as error:
             raise ValueError(f"store {url}: {error}") from None
         self._owner = json.dumps(dict(owner), sort_keys=True)
-        keys = ("term", "leader", "writes", "wishes", "changes", "policies")
+        keys = ("term", "leader", "writes", "wishes", "changes", "policies", "learned")
         self._term_key, self._leader, self._writes, *tables = (f"{prefix}:{key}" for key in keys)
-        self._wishes, self._changes, self._newest = tables
+        self._wishes, self._changes, self._newest, self._learned = tables
         self._term = 0
 
     def lead(self, lease_s: float) -> bool:
@@ -128,6 +129,14 @@ class RedisStore:
         """
         self._write(self._wishes, wish.pool, _WISH_JSON.dump_json(wish).decode())
 
+    def drop_wish(self, pool: PoolName) -> None:
+        """Forget a wish.
+
+        Raises:
+            Superseded: Another controller leads.
+        """
+        self._write(self._wishes, pool, "")
+
     def changes(self) -> Sequence[Change]:
         """Return the changes kept, oldest first."""
         texts: Sequence[str] = self._call(self._redis.lrange, self._changes, 0, -1)
@@ -147,6 +156,19 @@ class RedisStore:
         self._write(
             self._newest, change.pool, CHANGE_JSON.dump_json(change).decode(), self._changes
         )
+
+    def learned(self) -> str | None:
+        """Return what was learned."""
+        text: str | None = self._call(self._redis.hget, self._learned, "plan")
+        return text
+
+    def keep_learned(self, text: str) -> None:
+        """Keep what was learned.
+
+        Raises:
+            Superseded: Another controller leads.
+        """
+        self._write(self._learned, "plan", text)
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,6 +1,6 @@
 """Registry: the replicas that are alive, and the last report of each that could be true."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -45,6 +45,8 @@ class Registry:
         self._lease_s = lease_s
         self._entries: dict[ReplicaName, _Entry] = {}
         self._roles: dict[PoolName, Role] = {}
+        self._standard: Replica | None = None  # whom the others are compared with
+        self._checked: Replica | None = None  # whom all of them were compared with
 
     @property
     def roles(self) -> Mapping[PoolName, Role]:
@@ -76,8 +78,9 @@ class Registry:
                 f"pool {replica.pool!r} is a {role.value} pool: "
                 f"a {replica.role.value} needs another pool name"
             )
-        others = [other for other in self.replicas() if other.name != replica.name]
-        standard = reference(others)
+        standard = self._standard
+        if standard is not None and standard.name == replica.name:
+            standard = reference([one for one in self.replicas() if one.name != replica.name])
         # A verifier outranks a reference that is a prefill replica: it becomes the reference.
         outranked = replica.role is Role.VERIFIER and (
             standard is None or standard.role is not Role.VERIFIER
@@ -90,15 +93,18 @@ class Registry:
         known = self._entries.get(replica.name)
         if known is not None and known.replica.incarnation == replica.incarnation:
             known.replica, known.seen_s = replica, now_s
+            self._choose_standard(replica)
             return False
         self._entries[replica.name] = _Entry(replica=replica, seen_s=now_s)
+        self._choose_standard(replica)
         return True
 
     def evict_misfits(self) -> list[tuple[Replica, str]]:
         """Drop replicas that do not fit the reference (they came before it); say why."""
-        standard = reference(self.replicas())
-        if standard is None:
+        standard = self._standard
+        if standard is None or standard is self._checked:
             return []
+        self._checked = standard
         misfits = []
         for replica in self.replicas():
             problem = mismatch(replica.role, standard.compatibility, replica.compatibility)
@@ -112,7 +118,9 @@ class Registry:
         entry = self._entries.get(name)
         if entry is None or entry.replica.incarnation != incarnation:
             return None
-        return self._entries.pop(name).replica
+        del self._entries[name]
+        self._lost_standard([entry.replica])
+        return entry.replica
 
     def report(self, report: LoadReport, now_s: float) -> tuple[ReportOutcome, str]:
         """Take a report in; return what became of it, and why."""
@@ -140,6 +148,7 @@ class Registry:
         ]
         for replica in gone:
             del self._entries[replica.name]
+        self._lost_standard(gone)
         return gone
 
     def members(self, now_s: float) -> tuple[Member, ...]:
@@ -152,3 +161,17 @@ class Registry:
             )
             for entry in self._entries.values()
         )
+
+    def _choose_standard(self, newcomer: Replica) -> None:
+        """Look for another standard where the newcomer may be it; mostly it is not."""
+        known = self._standard
+        if (
+            known is None
+            or known.name == newcomer.name
+            or (newcomer.role is Role.VERIFIER and known.role is not Role.VERIFIER)
+        ):
+            self._standard = reference(self.replicas())
+
+    def _lost_standard(self, gone: Sequence[Replica]) -> None:
+        if self._standard is not None and any(one.name == self._standard.name for one in gone):
+            self._standard = reference(self.replicas())

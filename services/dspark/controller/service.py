@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -12,10 +13,11 @@ from dspark.config.controller import ControllerSettings
 from dspark.controller.loop import Controller
 from dspark.controller.registry import Refused, ReportOutcome, UnknownPool
 from dspark.controller.store import StoreLost, Superseded
-from dspark.core.fleet import Fleet, Replica
+from dspark.core.fleet import Replica
 from dspark.core.ids import Incarnation, PoolName, ReplicaName
 from dspark.wire.budget import budget_to_wire
-from dspark.wire.fleet import fleet_to_wire, load_report_from_wire, replica_from_wire
+from dspark.wire.fleet import load_report_from_wire, replica_from_wire
+from dspark.wire.snapshot import FleetEncoder
 from dspark.wire.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     def __init__(self, controller: Controller, settings: ControllerSettings) -> None:
         self._controller = controller
         self._settings = settings
-        self._encoded: tuple[Fleet, control_pb2.Fleet] | None = None
+        self._encoder = FleetEncoder()
 
     async def Register(
         self,
@@ -102,10 +104,15 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         request: control_pb2.WatchFleetRequest,
         context: aio.ServicerContext[control_pb2.WatchFleetRequest, control_pb2.Fleet],
     ) -> AsyncIterator[control_pb2.Fleet]:
-        """Send a snapshot, then the newest one whenever there is a newer."""
+        """Send a snapshot, then the newest one whenever there is a newer.
+
+        As bytes (see ``add_control_service``): a message would be serialised again for every
+        watcher.
+        """
         log.info("%s watches the fleet", request.watcher or "somebody")
         async for fleet in self._controller.fleet.watch():
-            yield self._encode(fleet)
+            encoded: Any = self._encoder.encode(fleet, brief=request.brief)
+            yield encoded
 
     async def SetWantedReplicas(
         self,
@@ -114,26 +121,52 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             control_pb2.SetWantedReplicasRequest, control_pb2.SetWantedReplicasResponse
         ],
     ) -> control_pb2.SetWantedReplicasResponse:
-        """Keep a wish for a number of replicas."""
+        """Keep a wish for a number of replicas, or take it back."""
         try:
-            previous = self._controller.set_wanted(
-                PoolName(request.pool),
-                request.replicas,
-                author=request.author,
-                reason=request.reason,
-                unix_s=time.time(),
-            )
+            if request.automatic:
+                previous = self._controller.release_wanted(
+                    PoolName(request.pool), author=request.author, reason=request.reason
+                )
+            else:
+                previous = self._controller.set_wanted(
+                    PoolName(request.pool),
+                    request.replicas,
+                    author=request.author,
+                    reason=request.reason,
+                    unix_s=time.time(),
+                )
         except UnknownPool as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         except (StoreLost, Superseded) as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return control_pb2.SetWantedReplicasResponse(previous_replicas=previous)
 
-    def _encode(self, fleet: Fleet) -> control_pb2.Fleet:
-        """Convert each snapshot once, however many watch."""
-        if self._encoded is None or self._encoded[0] is not fleet:
-            self._encoded = (fleet, fleet_to_wire(fleet))
-        return self._encoded[1]
+
+class _Handlers:
+    """Takes what generated code would register at a server."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same once more."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Keep them, by method."""
+        self.found.update(handlers)
+
+
+def add_control_service(service: ControlService, server: aio.Server) -> None:
+    """Register the service, with ``WatchFleet`` that sends bytes."""
+    handlers = _Handlers()
+    control_pb2_grpc.add_ControlServiceServicer_to_server(service, handlers)  # type: ignore[arg-type]
+    handlers.found["WatchFleet"] = grpc.unary_stream_rpc_method_handler(
+        service.WatchFleet,
+        request_deserializer=control_pb2.WatchFleetRequest.FromString,
+        response_serializer=bytes,
+    )
+    generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers.found)
+    server.add_generic_rpc_handlers((generic,))
 
 
 def _check_names(replica: Replica) -> None:

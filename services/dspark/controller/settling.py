@@ -19,6 +19,11 @@ class Settling:
         self._until_s: float | None = None
         self._over = settle_s <= 0
 
+    @property
+    def over(self) -> bool:
+        """Whether everybody has had the time to come back."""
+        return self._over
+
     def waits(
         self, members: Sequence[Member], wanted: Mapping[PoolName, int], now_s: float
     ) -> bool:

@@ -21,11 +21,13 @@ def snapshot(
     ready = Counter(
         member.replica.pool for member in members if member.replica.state is ReplicaState.READY
     )
+    wanted = plan.sizes
     pools = tuple(
         Pool(
             name=name,
             role=role,
-            wanted_replicas=plan.wanted.get(name, 0),
+            wanted_replicas=wanted[name].wanted if name in wanted else 0,
+            wanted_because=wanted[name].why if name in wanted else "",
             ready_replicas=ready[name],
             budget=next(iter(plan.budgets(name)), None),
             conditions=plan.conditions.get(name, ()),

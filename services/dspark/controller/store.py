@@ -4,7 +4,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS wish (
 );
 CREATE TABLE IF NOT EXISTS change (number INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS policy (pool TEXT PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS learned (one INTEGER PRIMARY KEY, text TEXT NOT NULL);
 """
 
 
@@ -85,6 +86,9 @@ class Store(Protocol):
     def save(self, wish: Wish) -> None:
         """Keep a wish; it is durable when this returns."""
 
+    def drop_wish(self, pool: PoolName) -> None:
+        """Forget a wish; that is durable when this returns."""
+
     def changes(self) -> Sequence[Change]:
         """Return the changes of policies that are kept, oldest first."""
 
@@ -93,6 +97,12 @@ class Store(Protocol):
 
     def append(self, change: Change) -> None:
         """Keep a change; it is durable when this returns."""
+
+    def learned(self) -> str | None:
+        """Return what ``keep_learned`` kept last."""
+
+    def keep_learned(self, text: str) -> None:
+        """Keep what was learned, in place of what was before."""
 
     def close(self) -> None:
         """Let another process open the store."""
@@ -134,6 +144,7 @@ class MemoryStore(_OfOne):
         self._wishes: dict[PoolName, Wish] = {}
         self._changes: deque[Change] = deque(maxlen=MAX_CHANGES)
         self._newest: dict[PoolName, Change] = {}
+        self._learned: str | None = None
 
     def next_term(self, above: int = 0) -> Term:
         """Return the next one."""
@@ -148,6 +159,10 @@ class MemoryStore(_OfOne):
         """Keep a wish."""
         self._wishes[wish.pool] = wish
 
+    def drop_wish(self, pool: PoolName) -> None:
+        """Forget a wish."""
+        self._wishes.pop(pool, None)
+
     def changes(self) -> Sequence[Change]:
         """Return the changes kept, oldest first."""
         return list(self._changes)
@@ -161,12 +176,24 @@ class MemoryStore(_OfOne):
         self._changes.append(change)
         self._newest[change.pool] = change
 
+    def learned(self) -> str | None:
+        """Return what was learned."""
+        return self._learned
+
+    def keep_learned(self, text: str) -> None:
+        """Keep what was learned."""
+        self._learned = text
+
     def close(self) -> None:
         """Nothing to let go."""
 
 
 class SqliteStore(_OfOne):
-    """One file, for one controller: a second one that opens it is refused."""
+    """One file, for one controller: a second one that opens it is refused.
+
+    Raises:
+        StoreLost: From every method: the file cannot be read or written any more.
+    """
 
     def __init__(self, path: str) -> None:
         """Open or create the file.
@@ -191,19 +218,14 @@ class SqliteStore(_OfOne):
 
     def next_term(self, above: int = 0) -> Term:
         """Return the previous term of this file and one, or ``above`` and one."""
-        row = self._connection.execute("SELECT MAX(term) FROM term").fetchone()
-        term = Term(max(row[0] or 0, above) + 1)
-        self._connection.execute("BEGIN")
-        self._connection.execute("DELETE FROM term")
-        self._connection.execute("INSERT INTO term VALUES (?)", (term,))
-        self._connection.execute("COMMIT")
+        ((last,),) = self._read("SELECT MAX(term) FROM term")
+        term = Term(max(last or 0, above) + 1)
+        self._write(("DELETE FROM term", ()), ("INSERT INTO term VALUES (?)", (term,)))
         return term
 
     def wishes(self) -> Mapping[PoolName, Wish]:
         """Return the newest wish for each pool."""
-        rows = self._connection.execute(
-            "SELECT pool, role, replicas, author, reason, unix_s FROM wish"
-        )
+        rows = self._read("SELECT pool, role, replicas, author, reason, unix_s FROM wish")
         return {
             PoolName(pool): Wish(
                 pool=PoolName(pool),
@@ -218,31 +240,60 @@ class SqliteStore(_OfOne):
 
     def save(self, wish: Wish) -> None:
         """Keep a wish; it is on disk when this returns."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO wish VALUES (?, ?, ?, ?, ?, ?)",
-            (wish.pool, wish.role.value, wish.replicas, wish.author, wish.reason, wish.unix_s),
-        )
+        row = (wish.pool, wish.role.value, wish.replicas, wish.author, wish.reason, wish.unix_s)
+        self._write(("INSERT OR REPLACE INTO wish VALUES (?, ?, ?, ?, ?, ?)", row))
+
+    def drop_wish(self, pool: PoolName) -> None:
+        """Forget a wish; it is gone from the disk when this returns."""
+        self._write(("DELETE FROM wish WHERE pool = ?", (pool,)))
 
     def changes(self) -> Sequence[Change]:
         """Return the changes kept, oldest first."""
-        rows = self._connection.execute("SELECT text FROM change ORDER BY number")
+        rows = self._read("SELECT text FROM change ORDER BY number")
         return [CHANGE_JSON.validate_json(text) for (text,) in rows]
 
     def newest_changes(self) -> Mapping[PoolName, Change]:
         """Return each pool's last change."""
-        rows = self._connection.execute("SELECT pool, text FROM policy")
+        rows = self._read("SELECT pool, text FROM policy")
         return {PoolName(pool): CHANGE_JSON.validate_json(text) for pool, text in rows}
 
     def append(self, change: Change) -> None:
         """Keep a change; it is on disk when this returns."""
         text = CHANGE_JSON.dump_json(change).decode()
         oldest_kept = change.number - MAX_CHANGES
-        self._connection.execute("BEGIN")
-        self._connection.execute("INSERT INTO change VALUES (?, ?)", (change.number, text))
-        self._connection.execute("INSERT OR REPLACE INTO policy VALUES (?, ?)", (change.pool, text))
-        self._connection.execute("DELETE FROM change WHERE number <= ?", (oldest_kept,))
-        self._connection.execute("COMMIT")
+        self._write(
+            ("INSERT INTO change VALUES (?, ?)", (change.number, text)),
+            ("INSERT OR REPLACE INTO policy VALUES (?, ?)", (change.pool, text)),
+            ("DELETE FROM change WHERE number <= ?", (oldest_kept,)),
+        )
+
+    def learned(self) -> str | None:
+        """Return what was learned."""
+        rows = self._read("SELECT text FROM learned")
+        return str(rows[0][0]) if rows else None
+
+    def keep_learned(self, text: str) -> None:
+        """Keep what was learned."""
+        self._write(("INSERT OR REPLACE INTO learned VALUES (1, ?)", (text,)))
 
     def close(self) -> None:
         """Let another controller open the file."""
         self._connection.close()
+
+    def _read(self, query: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise StoreLost(f"the store cannot be read: {error}") from None
+
+    def _write(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+        """Execute all of the statements or none."""
+        try:
+            self._connection.execute("BEGIN")
+            for statement, values in statements:
+                self._connection.execute(statement, values)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise StoreLost(f"the store cannot be written: {error}") from None

@@ -29,9 +29,20 @@ class Wishes:
         self._store.save(wish)
         self._asked[wish.pool] = wish
 
-    def replicas(self) -> dict[PoolName, int]:
-        """Return the wanted replicas by pool."""
-        return self._initial | {pool: wish.replicas for pool, wish in self._asked.items()}
+    def forget(self, pool: PoolName) -> None:
+        """Take a wish back; the store knows when this returns."""
+        if pool in self._asked:
+            self._store.drop_wish(pool)
+            del self._asked[pool]
+
+    @property
+    def initial(self) -> Mapping[PoolName, int]:
+        """The configured numbers."""
+        return self._initial
+
+    def asked(self) -> dict[PoolName, int]:
+        """Return the replicas that people asked for, by pool."""
+        return {pool: wish.replicas for pool, wish in self._asked.items()}
 
     def roles(self) -> dict[PoolName, Role]:
         """Return the pools wished for with their roles, as far as they are known."""

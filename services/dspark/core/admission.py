@@ -49,10 +49,13 @@ class SessionDraft:
     Attributes:
         session: The session.
         survivals: a_1 .. a_n: the chance that the first k drafts are all accepted.
+        weight: What each counts against other sessions' where a budget is shared out; a property
+            of the request, so that it tells nothing of what was drafted.
     """
 
     session: SessionId
     survivals: tuple[float, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,7 @@ def admit(
     curve: Curve | None,
     context_tokens: float,
     plain_sessions: int = 0,
+    wait_s: float = 0.0,
 ) -> Admission:
     """Choose each session's prefix by the budget, or without one by the replica's own curve.
 
@@ -85,6 +89,7 @@ def admit(
         curve: The replica's own curve, used where there is no budget.
         context_tokens: Mean context length of the step's sessions.
         plain_sessions: Sessions in the step that have no draft.
+        wait_s: Seconds of a round beyond its step, known before these drafts were made.
 
     Raises:
         ValueError: The entry is none of those.
@@ -95,7 +100,7 @@ def admit(
         if curve is None or problem is not None:
             reason = f"no budget, and the curve is {problem}: verify all {drafted}"
             return Admission(lengths=admit_top(drafts, ALL), reason=reason)
-        lengths = admit_causal(drafts, curve, context_tokens, plain_sessions)
+        lengths = admit_causal(drafts, curve, context_tokens, plain_sessions, wait_s=wait_s)
         kept = sum(lengths.values())
         return Admission(lengths=lengths, reason=f"no budget: causal, {kept} of {drafted}")
     if entry in (OFF, DISABLED):
@@ -109,7 +114,7 @@ def admit(
 
 
 def admit_top(drafts: Sequence[SessionDraft], budget_tokens: int) -> dict[SessionId, int]:
-    """Admit the ``budget_tokens`` best drafts, by (-survival, position, session).
+    """Admit the ``budget_tokens`` best drafts, by (-weight * survival, position, session).
 
     Args:
         drafts: This step's drafts, in any order; sessions differ.
@@ -126,7 +131,7 @@ def admit_top(drafts: Sequence[SessionDraft], budget_tokens: int) -> dict[Sessio
         return {draft.session: len(draft.survivals) for draft in drafts}
     if budget_tokens < 0:
         raise ValueError(f"a budget of {budget_tokens} tokens is neither K >= 0 nor ALL (-1)")
-    sessions, columns, _ = _ranked(drafts)
+    sessions, columns, _ = _ranked(drafts, weighted=True)
     return _lengths(sessions, columns[:budget_tokens])
 
 
@@ -135,18 +140,22 @@ def admit_causal(
     curve: Curve,
     context_tokens: float,
     plain_sessions: int = 0,
+    *,
+    wait_s: float = 0.0,
 ) -> dict[SessionId, int]:
     """Admit by Algorithm 1 of the paper: best first, until one more would not pay.
 
-    Theta = tau * SPS(B) with tau = R + sum of admitted survivals and B = R + admitted drafts; R
-    counts the plain sessions too.  The early stop is what makes it causal, and what makes it
-    miss the best size behind a cliff of a staircase curve.
+    Theta = tau / (T(B) + wait) with tau = R + sum of admitted survivals and B = R + admitted
+    drafts; R counts the plain sessions too.  The paper's Theta = tau * SPS(B) has no wait, because
+    there the drafter runs within the step.  The early stop is what makes it causal, and what makes
+    it miss the best size behind a cliff of a staircase curve.
 
     Args:
         drafts: This step's drafts, in any order; sessions differ.
         curve: The replica's own curve.
         context_tokens: Mean context length of the step's sessions.
         plain_sessions: Sessions in the step that have no draft.
+        wait_s: Seconds of a round beyond its step: drafting that nothing hides.
     """
     sessions, columns, survivals = _ranked(drafts)
     if len(survivals) == 0:
@@ -155,9 +164,10 @@ def admit_causal(
     batch_tokens = num_sessions + np.arange(len(survivals) + 1)
     # cumsum adds from left to right: a partial sum never sees what comes after it.
     expected_tokens = num_sessions + np.concatenate(([0.0], np.cumsum(survivals)))
-    tokens_per_s = expected_tokens / steps_seconds(
+    step_s = steps_seconds(
         curve, sessions=num_sessions, batch_tokens=batch_tokens, context_tokens=context_tokens
     )
+    tokens_per_s = expected_tokens / (step_s + wait_s)
     worse = tokens_per_s[1:] <= tokens_per_s[:-1]
     admitted = int(np.argmax(worse)) if worse.any() else len(survivals)
     return _lengths(sessions, columns[:admitted])
@@ -165,6 +175,8 @@ def admit_causal(
 
 def _ranked(
     drafts: Sequence[SessionDraft],
+    *,
+    weighted: bool = False,
 ) -> tuple[list[SessionId], NDArray[np.intp], NDArray[np.float64]]:
     """Return the sessions by id, and all candidates best first: (column, survival).
 
@@ -180,8 +192,11 @@ def _ranked(
     # A survival above its predecessor is a fault of the drafter; min depends on the past only.
     table = np.minimum.accumulate(values.reshape(-1, max(len(sessions), 1)), axis=0)
     flat = table.ravel()
-    order = np.argsort(-flat, kind="stable")  # what is no number comes last
-    order = order[: int(np.count_nonzero(flat > 0.0))]
+    worth = flat
+    if weighted:
+        worth = (table * np.array([draft.weight for draft in ordered])).ravel()
+    order = np.argsort(-worth, kind="stable")  # what is no number comes last
+    order = order[: int(np.count_nonzero(worth > 0.0))]
     return sessions, order % len(sessions), np.minimum(flat[order], 1.0)
 
 

@@ -55,6 +55,8 @@ class Budget:
         curve_version: The curve that it was computed from.
         buckets: By growing ``max_context_tokens``.
         reason: One sentence for people.
+        weights: (priority, weight): what a draft counts where not all are verified; 1 where its
+            session's priority is not listed.
     """
 
     pool: PoolName
@@ -64,6 +66,7 @@ class Budget:
     curve_version: str
     buckets: tuple[ContextBucket, ...]
     reason: str = ""
+    weights: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.buckets:

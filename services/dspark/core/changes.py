@@ -1,7 +1,8 @@
 """Changes: an audit trail of policies, from which the policy in force follows at any time.
 
 A pool's policies are layers.  A change without a time to live replaces them all; one with it lies
-on top until its time is over, and what is below returns.  Each change keeps the layers before and
+on top until its time is over, and what is below returns; so does a canary, for a share of the
+replicas.  Each change keeps the layers before and
 after it, so that undoing it needs nothing else.
 """
 
@@ -78,8 +79,8 @@ class Change:
 
     @property
     def policy(self) -> Policy:
-        """What was in force after it."""
-        return policy_of(self.after)
+        """What was in force after it: for canaries, where there are any."""
+        return self.after[-1].policy if self.after else DEFAULT_POLICY
 
 
 def alive(layers: Layers, unix_s: float) -> Layers:
@@ -90,16 +91,28 @@ def alive(layers: Layers, unix_s: float) -> Layers:
 
 
 def policy_of(layers: Layers) -> Policy:
-    """Return the policy in force of layers that are alive."""
-    return layers[-1].policy if layers else DEFAULT_POLICY
+    """Return the policy in force of layers that are alive, for all replicas but canaries."""
+    whole = [layer.policy for layer in layers if layer.policy.canary_share is None]
+    return whole[-1] if whole else DEFAULT_POLICY
+
+
+def canary_of(layers: Layers) -> Policy | None:
+    """Return the policy of the canaries; None where there are none."""
+    return layers[-1].policy if layers and layers[-1].policy.canary_share is not None else None
 
 
 def put(layers: Layers, layer: Layer) -> Layers:
     """Lay a policy on top of those that are alive.
 
+    A canary lies on top of what is in force, in place of another canary, also without an end; any
+    other policy ends it.
+
     Raises:
         ValueError: More would lie on one another than anybody can follow.
     """
+    layers = tuple(old for old in layers if old.policy.canary_share is None)
+    if layer.policy.canary_share is not None:
+        return (*layers, layer)
     until = layer.until_unix_s
     if until is None:
         return (layer,)

@@ -22,6 +22,7 @@ class Generation:
         max_draft_tokens: Largest draft; 0 for the drafter's block size.
         trace: Whether each step's draft is shown with what became of it.
         rules: What is done to the logits.
+        priority: Lower ones are admitted first, and policies may weigh them.
         top_logprobs: How many alternatives are reported with each token's log-probability; None
             for no log-probabilities.
     """
@@ -37,6 +38,7 @@ class Generation:
     trace: bool = False
     rules: LogitRules = NO_RULES
     top_logprobs: int | None = None
+    priority: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt:

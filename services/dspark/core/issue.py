@@ -147,7 +147,7 @@ def issue(
         ``previous`` with its times, or a budget with the epoch given: it has to be sent.
     """
     problem = evidence.curve_problem()
-    if previous is not None and policy.activation_sessions != previous.policy.activation_sessions:
+    if previous is not None and rules_of(settings, policy) != rules_of(settings, previous.policy):
         previous = replace(previous, planned=(), considered_s=-math.inf)  # other rules: a new plan
     switched = previous is not None and (evidence.stopped is not None) != (
         previous.planned == disabled()
@@ -179,6 +179,7 @@ def issue(
         curve_version=key[1],
         buckets=table,
         reason=_reason(planned_reason, policy, table, planned),
+        weights=policy.priority_weights,
     )
     return Issued(
         budget=budget,
@@ -187,6 +188,21 @@ def issue(
         policy=policy,
         considered_s=considered_s,
         renewed_s=now_s,
+    )
+
+
+def resumed(key: BudgetKey, planned: tuple[ContextBucket, ...], reason: str) -> Issued:
+    """Return a table of before a restart as if it had just been issued, and has to be again."""
+    nobody = Budget(
+        pool=key[0], term=Term(0), epoch=Epoch(0), ttl_s=0.0, curve_version=key[1], buckets=planned
+    )  # fmt: skip
+    return Issued(
+        budget=nobody,
+        planned=planned,
+        planned_reason=reason,
+        policy=DEFAULT_POLICY,
+        considered_s=-math.inf,
+        renewed_s=-math.inf,
     )
 
 
@@ -204,10 +220,11 @@ def _reason(
 
 
 def rules_of(settings: PlanSettings, policy: Policy) -> Rules:
-    """Return the planner's rules with the policy's activation threshold in them."""
+    """Return the planner's rules with the policy's activation threshold and promise in them."""
+    rules = replace(settings.rules, min_tokens_per_s=policy.min_tokens_per_s)
     if policy.activation_sessions is None:
-        return settings.rules
-    return replace(settings.rules, activation_sessions=policy.activation_sessions)
+        return rules
+    return replace(rules, activation_sessions=policy.activation_sessions)
 
 
 def _due(previous: Issued, problem: str | None, settings: PlanSettings, now_s: float) -> bool:
@@ -227,7 +244,7 @@ def plan_table(
     Args:
         evidence: What to compute it from.
         settings: How to plan.
-        policy: Of the pool: its activation threshold is part of the plan.
+        policy: Of the pool: its activation threshold and its promise are part of the plan.
         previous: The planned table in force, whose entries are kept unless a change pays.
     """
     if evidence.stopped is not None:
@@ -237,9 +254,10 @@ def plan_table(
         return verify_all(), f"verify all: the curve is {problem}"
     known = evidence.acceptance.num_vectors if evidence.acceptance is not None else 0
     if evidence.acceptance is None or known < settings.min_samples:
-        return verify_all(), (
-            f"verify all: {known} of {settings.min_samples} committed rounds are known"
-        )
+        few = f"{known} of {settings.min_samples} committed rounds are known"
+        if previous and tuple(previous) not in (disabled(), verify_all()):
+            return tuple(previous), f"{describe(previous)}: as before; {few}"
+        return verify_all(), f"verify all: {few}"
     draft = evidence.draft_cost()
     curve = evidence.refined_curve()
     table = make_table(

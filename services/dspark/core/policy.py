@@ -9,6 +9,17 @@ MAX_DRAFT_TOKENS = 65536
 """Largest number of draft tokens that a policy may name."""
 
 
+MAX_PROMISE = 1e6
+"""Most tokens a second that a session may be promised."""
+
+
+MAX_WEIGHTS = 16
+"""Most priorities that a policy may weigh."""
+
+MAX_WEIGHT = 100.0
+"""Largest weight of a priority; its inverse is the smallest."""
+
+
 class Mode(Enum):
     """Where a pool's budget comes from."""
 
@@ -29,6 +40,11 @@ class Policy:
         cap: A step verifies at most this many.
         activation_sessions: Below this many sessions in a step everything is verified; None: as
             the planner is set.
+        min_tokens_per_s: Tokens a second that each session is promised: an entry that misses it
+            gives way to the fastest one, and verifiers that follow their load scale by it.
+        priority_weights: (priority, weight), by priority: what a draft of such a session counts
+            where a step cannot verify all; 1 where the priority is not listed.
+        canary_share: Only for this share of the replicas; the others keep the policy below.
         shadow: The budget is computed, logged and shown, and not sent: verifiers admit by their
             own curve.
 
@@ -41,6 +57,9 @@ class Policy:
     floor: int | None = None
     cap: int | None = None
     activation_sessions: int | None = None
+    min_tokens_per_s: float | None = None
+    priority_weights: tuple[tuple[int, float], ...] = ()
+    canary_share: float | None = None
     shadow: bool = False
 
     def __post_init__(self) -> None:
@@ -54,18 +73,50 @@ class Policy:
             raise ValueError(
                 f"activation_sessions is {self.activation_sessions}: it must be 1..1024"
             )
+        if self.min_tokens_per_s is not None and not 0 < self.min_tokens_per_s <= MAX_PROMISE:
+            raise ValueError(
+                f"min_tokens_per_s is {self.min_tokens_per_s}: it must be above 0, "
+                f"at most {MAX_PROMISE:g}"
+            )
+        if self.canary_share is not None and not 0 < self.canary_share < 1:
+            raise ValueError(f"canary_share is {self.canary_share}: it must be between 0 and 1")
+        if self.priority_weights:
+            self._check_weights()
         if self.mode is not Mode.AUTO:
-            for name in ("floor", "cap", "activation_sessions"):
+            for name in ("floor", "cap", "activation_sessions", "min_tokens_per_s"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} bounds mode auto; mode is {self.mode.value}")
         if self.floor is not None and self.cap is not None and self.floor > self.cap:
             raise ValueError(f"floor {self.floor} is above cap {self.cap}")
 
+    def _check_weights(self) -> None:
+        if self.mode not in {Mode.AUTO, Mode.PINNED}:
+            raise ValueError(
+                f"priority_weights share out a budget: use mode auto or pinned, not "
+                f"{self.mode.value}"
+            )
+        priorities = [priority for priority, _ in self.priority_weights]
+        if priorities != sorted(set(priorities)) or len(priorities) > MAX_WEIGHTS:
+            raise ValueError(
+                f"priority_weights are for {priorities}: at most {MAX_WEIGHTS} priorities, "
+                "each once, growing"
+            )
+        for priority, weight in self.priority_weights:
+            if not -(2**31) <= priority < 2**31:
+                raise ValueError(f"priority {priority} is no number of 32 bits")
+            if not 1 / MAX_WEIGHT <= weight <= MAX_WEIGHT:
+                raise ValueError(
+                    f"the weight of priority {priority} is {weight}: it must be "
+                    f"{1 / MAX_WEIGHT:g}..{MAX_WEIGHT:g}"
+                )
+
     def __str__(self) -> str:
         words = [self.mode.value]
         for field in fields(self)[1:-1]:
             value = getattr(self, field.name)
-            if value is not None:
+            if field.name == "priority_weights":
+                words += [f"weight {weight:g} of priority {each}" for each, weight in value]
+            elif value is not None:
                 words.append(f"{field.name.replace('_', ' ')} {value}")
         return ", ".join([*words, *(["shadow"] if self.shadow else [])])
 
@@ -83,12 +134,15 @@ class Rules:
         trim_gain: Trim only for at least this share more Theta than verifying all.
         off_gain: Go without drafts only for at least this share more Theta.
         change_gain: Keep the previous entry unless the new one gives this share more Theta.
+        min_tokens_per_s: Of each session: where an entry misses it, the fastest one is taken
+            whatever the gains above say.
     """
 
     activation_sessions: int = 2
     trim_gain: float = 0.02
     off_gain: float = 0.05
     change_gain: float = 0.03
+    min_tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

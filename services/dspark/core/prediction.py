@@ -14,7 +14,7 @@ from dspark.core.budget import ALL, DISABLED, OFF, ContextBucket, lookup
 from dspark.core.cohorts import Cohorts
 from dspark.core.issue import Evidence, Issued, rules_of
 from dspark.core.policy import PlanSettings
-from dspark.core.theta import Theta, better_cohorts, choose_entry, theta
+from dspark.core.theta import Theta, better_cohorts, choose_entry, promised_entry, theta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def predict(
         sessions: On the replica, at least 1.
         context_tokens: Mean context of its sessions.
     """
-    now = _load_now(evidence, settings, sessions=sessions, context_tokens=context_tokens)
+    now = load_of(evidence, settings, sessions=sessions, context_tokens=context_tokens)
     if now is None or evidence.acceptance is None:
         return None
     entry = lookup(table, sessions=now.step.sessions, mean_context_tokens=context_tokens)
@@ -104,7 +104,7 @@ def explain(evidence: Evidence, issued: Issued, settings: PlanSettings) -> Why:
     """Say why a class has its budget, at the load that its replicas have now."""
     sessions = max(evidence.active_sessions(), 1)
     context_tokens = evidence.context_tokens()
-    now = _load_now(evidence, settings, sessions=sessions, context_tokens=context_tokens)
+    now = load_of(evidence, settings, sessions=sessions, context_tokens=context_tokens)
     step_sessions = sessions if now is None else now.step.sessions
     planned = lookup(issued.planned, sessions=step_sessions, mean_context_tokens=context_tokens)
     entry, decided_by = bound_entry(planned, issued.policy)
@@ -125,7 +125,7 @@ def explain(evidence: Evidence, issued: Issued, settings: PlanSettings) -> Why:
 
 
 def _planned_because(
-    evidence: Evidence, issued: Issued, settings: PlanSettings, planned: int, now: "_Load | None"
+    evidence: Evidence, issued: Issued, settings: PlanSettings, planned: int, now: "Load | None"
 ) -> str:
     if evidence.stopped is not None:
         return f"speculation is switched off: {evidence.stopped}"
@@ -136,6 +136,16 @@ def _planned_because(
     if now is None or known < settings.min_samples:
         return f"samples: {known} of {settings.min_samples} committed rounds are known"
     rules = rules_of(settings, issued.policy)
+    promised = rules.min_tokens_per_s
+    if promised is not None:
+        best = max(float(now.row.max()), now.off) / now.step.sessions
+        if best < promised:
+            return f"promise: {promised:g} tokens/s each is out of reach, {best:.3g} is the most"
+        chosen = choose_entry(now.row, now.off, now.step.sessions, rules)
+        if planned != chosen and planned == promised_entry(
+            now.row, now.off, now.step.sessions, chosen, rules
+        ):
+            return f"promise: {promised:g} tokens/s each needs the fastest entry"
     if planned != choose_entry(now.row, now.off, now.step.sessions, rules):
         return "hysteresis: another entry would not gain enough to change"
     if planned == OFF:
@@ -148,7 +158,7 @@ def _planned_because(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Load:
+class Load:
     """A replica's sessions as its steps carry them.
 
     Attributes:
@@ -176,9 +186,10 @@ class _Load:
         return tuple((tokens, float(value)) for tokens, value in enumerate(self.row * self.cohorts))
 
 
-def _load_now(
+def load_of(
     evidence: Evidence, settings: PlanSettings, *, sessions: int, context_tokens: float
-) -> _Load | None:
+) -> Load | None:
+    """Return a replica's steps with so many sessions, or None where nothing can be predicted."""
     acceptance = evidence.acceptance
     if evidence.curve is None or evidence.curve_problem() is not None:
         return None
@@ -187,9 +198,9 @@ def _load_now(
     curve, draft = evidence.refined_curve(), evidence.draft_cost()
     whole = theta(acceptance, curve, draft, sessions=sessions, context_tokens=context_tokens)
     if settings.max_cohorts == 1 or sessions < 2:
-        return _Load(step=whole, cohorts=1, whole=whole)
+        return Load(step=whole, cohorts=1, whole=whole)
     half = theta(
         acceptance, curve, draft, sessions=-(-sessions // 2), context_tokens=context_tokens
     )
     cohorts = better_cohorts(whole, half, sessions)
-    return _Load(step=whole if cohorts == 1 else half, cohorts=cohorts, whole=whole)
+    return Load(step=whole if cohorts == 1 else half, cohorts=cohorts, whole=whole)

@@ -69,22 +69,26 @@ class Reservoir:
         self._capacity = capacity
         self._present: dict[ReplicaName, deque[tuple[float, ...]]] = {}
         self._departed: deque[tuple[float, ...]] = deque(maxlen=capacity)
+        self._stored = 0  # of those present
         self.added = 0
         """Vectors ever added: who remembers it knows whether anything is new."""
 
     def add(self, replica: ReplicaName, vectors: Iterable[tuple[float, ...]]) -> None:
         """Append a replica's vectors of committed rounds, newest last."""
         kept = self._present.setdefault(replica, deque(maxlen=self._capacity))
-        before = self.added
+        before = len(kept)
         for vector in vectors:
             kept.append(vector)
             self.added += 1
-        if self.added > before and self._stored() > 2 * self._capacity:
+        self._stored += len(kept) - before
+        if self._stored > 2 * self._capacity:
             self._trim()
 
     def depart(self, replica: ReplicaName) -> None:
         """Note that a replica left; its vectors stay while there is room."""
-        self._departed.extend(self._present.pop(replica, ()))
+        gone = self._present.pop(replica, ())
+        self._stored -= len(gone)
+        self._departed.extend(gone)
 
     def vectors(self) -> list[tuple[float, ...]]:
         """Return at most the capacity, each replica's share newest last."""
@@ -94,10 +98,7 @@ class Reservoir:
         return [*list(self._departed)[max(len(self._departed) - room, 0) :], *present]
 
     def __len__(self) -> int:
-        return min(self._capacity, self._stored() + len(self._departed))
-
-    def _stored(self) -> int:
-        return sum(len(kept) for kept in self._present.values())
+        return min(self._capacity, self._stored + len(self._departed))
 
     def _trim(self) -> None:
         """Drop the oldest of those who hold most, until all fit."""
@@ -108,3 +109,4 @@ class Reservoir:
                 kept.popleft()
             room -= len(kept)
             left -= 1
+        self._stored = sum(len(kept) for kept in self._present.values())

@@ -10,14 +10,15 @@ while those tokens come faster than the round's own:
 Only committed rounds of the session itself decide, never a draft that is still to be judged.
 """
 
+import math
 from dataclasses import dataclass
 
 from dspark.core.cohorts import Cohorts, cycle_seconds
 from dspark.core.curve import Curve, step_seconds
 
-_MIN_ROUNDS = 6
-_WEIGHT = 0.15  # of the newest round
-_MARGIN = 0.8  # of the price: estimates are noisy, and a skipped user is a slower one
+_MIN_ROUNDS = 8
+_WEIGHT = 0.08  # of the newest round: about 24 rounds count
+_DOUBT = 2.0  # standard errors: a skipped user is a slower one, so bad luck must not look like it
 _FIRST_PAUSE = 8
 _LONGEST_PAUSE = 128
 
@@ -31,16 +32,17 @@ class DraftPrice:
         draft_s: Seconds that one more session adds to the drafter's batch, where the verifier
             waits for it; 0 where drafting hides behind verifying.
         token_s: Seconds that one more draft token adds to the verify step.
+        wait_s: Seconds of a round beyond its verify step: drafting that nothing hides.
     """
 
     tokens_per_s: float
     draft_s: float
     token_s: float
+    wait_s: float = 0.0
 
     def pays(self, *, accepted: float, verified: float) -> bool:
         """Whether so many accepted tokens a round are worth their drafting and verifying."""
-        cost_s = self.draft_s + verified * self.token_s
-        return accepted >= _MARGIN * self.tokens_per_s * cost_s
+        return accepted >= self.tokens_per_s * (self.draft_s + verified * self.token_s)
 
 
 def draft_price(
@@ -91,6 +93,7 @@ def draft_price(
         one_more_s = (batch_s - draft_s(1)) / (sessions - 1)
     return DraftPrice(
         tokens_per_s=cohorts * committed_tokens / turn_s,
+        wait_s=turn_s / cohorts - step_s,
         draft_s=one_more_s,
         token_s=(step_s - verify_s(sessions)) / (size - sessions),
     )
@@ -99,11 +102,12 @@ def draft_price(
 class SkipState:
     """One session's recent rounds, and its pause."""
 
-    __slots__ = ("_accepted", "_left", "_next_pause", "_rounds", "_tried", "_verified")
+    __slots__ = ("_accepted", "_left", "_next_pause", "_rounds", "_squares", "_tried", "_verified")
 
     def __init__(self) -> None:
         self._rounds = 0
         self._accepted = 0.0
+        self._squares = 0.0
         self._verified = 0.0
         self._left = 0  # requests that the present pause still lasts
         self._next_pause = _FIRST_PAUSE
@@ -114,6 +118,7 @@ class SkipState:
         self._rounds += 1
         weight = max(_WEIGHT, 1.0 / self._rounds)
         self._accepted += weight * (accepted - self._accepted)
+        self._squares += weight * (accepted * accepted - self._squares)
         self._verified += weight * (verified - self._verified)
 
     def wants_draft(self, price: DraftPrice | None) -> bool:
@@ -130,7 +135,7 @@ class SkipState:
         if self._left > 0:
             self._left -= 1
             return False
-        if price.pays(accepted=self._accepted, verified=self._verified):
+        if price.pays(accepted=self._hoped(), verified=self._verified):
             self._next_pause, self._tried = _FIRST_PAUSE, True
             return True
         if not self._tried:
@@ -140,3 +145,9 @@ class SkipState:
         self._left = self._next_pause - 1
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return False
+
+    def _hoped(self) -> float:
+        """Return the most accepted tokens a round that its rounds leave plausible."""
+        variance = max(self._squares - self._accepted**2, 1.0)
+        rounds = min(self._rounds, 2 / _WEIGHT - 1)
+        return self._accepted + _DOUBT * math.sqrt(variance / rounds)

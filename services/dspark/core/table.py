@@ -14,6 +14,7 @@ from dspark.core.theta import (
     choose_entry,
     cohorts_by_total,
     keep_entry,
+    promised_entry,
     theta,
 )
 
@@ -63,7 +64,7 @@ def make_table(
             chosen = choose_entry(value, off, row.sessions, rules)
             if row.sessions <= len(kept):
                 chosen = keep_entry(value, off, chosen, kept[row.sessions - 1], rules)
-            entries.append(chosen)
+            entries.append(promised_entry(value, off, row.sessions, chosen, rules))
         buckets.append(
             ContextBucket(max_context_tokens=context_tokens, draft_tokens=tuple(entries))
         )

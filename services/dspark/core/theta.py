@@ -130,6 +130,18 @@ def keep_entry(
     return chosen if gain > rules.change_gain else previous
 
 
+def promised_entry(
+    row: NDArray[np.float64], off: float, sessions: int, chosen: int, rules: Rules
+) -> int:
+    """Return ``chosen``, or the fastest entry where it misses what sessions are promised."""
+    if rules.min_tokens_per_s is None:
+        return chosen
+    if _value(row, off, chosen) >= rules.min_tokens_per_s * sessions:
+        return chosen
+    best = int(np.argmax(row))
+    return OFF if best == 0 or off >= float(row[best]) else best
+
+
 def cohorts_by_total(rows: list[Theta], total: int) -> Cohorts:
     """Choose one or two cohorts for ``total`` sessions; ``rows[i]`` is for i + 1 in the step."""
     whole, half = rows[min(total, len(rows)) - 1], rows[min(-(-total // 2), len(rows)) - 1]

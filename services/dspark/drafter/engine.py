@@ -77,6 +77,7 @@ class Totals:
     sessions: int = 0
     drafted_tokens: int = 0
     busy_s: float = 0.0
+    queue_s: float = 0.0
     row_bytes: int = 0
 
     def copy(self) -> "Totals":
@@ -283,7 +284,7 @@ class DrafterEngine:
                 )
         proposals = self._model.draft(requests) if requests else []
         spent_s = time.monotonic() - began_s
-        self._count(batch, requests, proposals, spent_s)
+        self._count(batch, requests, proposals, began_s, spent_s)
         for pending, parts in zip(batch, outcomes, strict=True):
             blocks = [
                 part if isinstance(part, DraftBlock) else _block(part[0], proposals[part[1]])
@@ -359,6 +360,7 @@ class DrafterEngine:
         batch: list[_Pending],
         requests: list[DraftRequest],
         proposals: list[Proposal],
+        began_s: float,
         spent_s: float,
     ) -> None:
         self.totals.batches += 1
@@ -366,6 +368,7 @@ class DrafterEngine:
         self.totals.sessions += len(requests)
         self.totals.drafted_tokens += sum(len(proposal.tokens) for proposal in proposals)
         self.totals.busy_s += spent_s
+        self.totals.queue_s += sum(began_s - pending.arrived_s for pending in batch)
         metrics.DRAFT_STEP_SECONDS.labels(self._pool).observe(spent_s)
         metrics.DRAFT_BATCH_SESSIONS.labels(self._pool).observe(len(requests))
 

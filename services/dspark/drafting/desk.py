@@ -131,6 +131,14 @@ class DraftDesk:
         """Smoothed seconds of a round trip."""
         return self._deadline.round_trip_s
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a draft is awaited for a session that was drafted before."""
+        return any(
+            placement.question is not None and not placement.opening
+            for placement in self._sessions.values()
+        )
+
     def open(self, session: SessionId, sampling: Sampling, num_rows: int) -> None:
         """Begin drafting a session whose rows 0 .. num_rows - 1 are kept."""
         self._sessions[session] = _Placement(sampling=sampling, num_rows=num_rows)

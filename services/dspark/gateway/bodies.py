@@ -142,6 +142,8 @@ class GenerationBody(Body):
     """vLLM's: send ``token_ids`` with every choice."""
     speculation: Speculation | None = None
     """How drafting is used."""
+    priority: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+    """vLLM's: of requests that wait, the lowest goes first; a budget may weigh it, too."""
 
     user: str | None = None
     """Accepted; changes nothing."""

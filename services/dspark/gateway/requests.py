@@ -168,6 +168,7 @@ def _job(
                 trace=speculation.trace,
                 rules=rules,
                 top_logprobs=top_logprobs,
+                priority=body.priority or 0,
             ),
             model=model.name,
             # Choices of one prompt share its pages, so they go to one verifier.

@@ -148,6 +148,7 @@ def request_to_wire(routed: RoutedGeneration) -> verify_pb2.GenerateRequest:
         model=routed.model,
         logit_rules=rules_to_wire(generation.rules),
         top_logprobs=generation.top_logprobs,
+        priority=generation.priority,
     )
 
 

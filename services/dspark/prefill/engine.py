@@ -158,6 +158,12 @@ class PrefillEngine:
         """Prompts without pages."""
         return len(self._waiting)
 
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens that were taken in and not computed yet."""
+        with self._condition:
+            return sum(len(job.tokens) - job.computed for job in (*self._waiting, *self._active))
+
     def submit(self, job: Job) -> None:
         """Queue a prompt.
 

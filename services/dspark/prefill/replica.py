@@ -120,6 +120,7 @@ class PrefillReplica:
             busy_share=min(1.0, (busy_s - self._reported_busy_s) / window_s),
             step_s=busy_s - self._reported_busy_s,
             prompt_tokens=tokens - self._reported_tokens,
+            queued_prompt_tokens=self._engine.queued_tokens,
         )
         self._reported_tokens, self._reported_busy_s = tokens, busy_s
         self._reported_s = now_s

@@ -30,16 +30,16 @@ def fleet_snapshot(controller: str, *, timeout_s: float) -> Fleet:
 
 
 def ask_for_replicas(
-    controller: str, pool: str, replicas: int, *, author: str, reason: str, timeout_s: float
+    controller: str, pool: str, replicas: int | None, *, author: str, reason: str, timeout_s: float
 ) -> int:
-    """Set a pool's wanted replicas; return the previous wish.
+    """Set a pool's wanted replicas, or with None let its load decide; return the previous number.
 
     Raises:
         ConnectionError: The controller did not answer in time.
         ValueError: It refused, for instance because it knows no such pool.
     """
     request = control_pb2.SetWantedReplicasRequest(
-        pool=pool, replicas=replicas, author=author, reason=reason
+        pool=pool, replicas=replicas or 0, automatic=replicas is None, author=author, reason=reason
     )
     with _channel(controller) as channel:
         stub = control_pb2_grpc.ControlServiceStub(channel)

@@ -134,7 +134,7 @@ class ControllerLink:
             pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
 
     async def _watch_fleet(self) -> None:
-        request = control_pb2.WatchFleetRequest(watcher=self._watcher)
+        request = control_pb2.WatchFleetRequest(watcher=self._watcher, brief=True)
         call = self._stub.WatchFleet(request)
         try:
             async for message in call:

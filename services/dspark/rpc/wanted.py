@@ -43,7 +43,7 @@ class WantedReplicas:
 
 
 def _follow(holder: "weakref.ref[WantedReplicas]", controller: str, pool: str) -> None:
-    request = control_pb2.WatchFleetRequest(watcher=f"autoscaler-{pool}")
+    request = control_pb2.WatchFleetRequest(watcher=f"autoscaler-{pool}", brief=True)
     with grpc.insecure_channel(controller, options=channel_options(_MAX_MESSAGE_BYTES)) as channel:
         stub = control_pb2_grpc.ControlServiceStub(channel)
         while holder() is not None:

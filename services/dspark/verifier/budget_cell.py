@@ -6,6 +6,7 @@ that restarted without a memory counts from the first epoch again.
 
 import logging
 import threading
+from collections.abc import Mapping
 
 from dspark.core.budget import ALL, Budget
 from dspark.telemetry import metrics
@@ -60,6 +61,12 @@ class BudgetCell:
             metrics.BUDGET_STALENESS.labels(budget.pool).set(now_s - self._received_s)
             return budget.entry(sessions=sessions, mean_context_tokens=mean_context_tokens)
 
+    def weights(self, now_s: float) -> Mapping[int, float]:
+        """Return what drafts count by priority; empty when there is no usable budget."""
+        with self._lock:
+            budget = self._budget
+            return {} if budget is None or now_s > self._expires_s else dict(budget.weights)
+
     def epoch(self, now_s: float) -> int:
         """Epoch in use; 0 when there is none."""
         with self._lock:
@@ -81,6 +88,10 @@ class FixedBudget:
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         """Return the entry."""
         return self._entry
+
+    def weights(self, now_s: float) -> Mapping[int, float]:
+        """Every priority counts the same."""
+        return {}
 
     def epoch(self, now_s: float) -> int:
         """There is no epoch."""

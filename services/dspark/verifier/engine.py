@@ -117,6 +117,7 @@ class VerifierEngine:
             model_name=model_name,
             clock=clock,
             guard=guard,
+            skips=settings.drafting.skip,
             ended=self.intake.end,
             prompt_done=self.intake.prompt_done,
         )
@@ -271,15 +272,14 @@ class VerifierEngine:
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )
-                if self._settings.drafting.skip:
-                    self._rounds.price = self._pace.price(
-                        sessions=len(decoding),
-                        context_tokens=context_tokens,
-                        batch_tokens=self._rounds.pulse.batch_tokens,
-                        committed_tokens=self._rounds.pulse.committed_tokens,
-                        drafter_curve=self.desk.drafter_curve,
-                        round_trip_s=self.desk.round_trip_s,
-                    )
+                self._rounds.price = self._pace.price(
+                    sessions=len(decoding),
+                    context_tokens=context_tokens,
+                    batch_tokens=self._rounds.pulse.batch_tokens,
+                    committed_tokens=self._rounds.pulse.committed_tokens,
+                    drafter_curve=self.desk.drafter_curve,
+                    round_trip_s=self.desk.round_trip_s,
+                )
         # By order of admission, so that both halves stay equal as sessions come and go.
         for index, session in enumerate(decoding):
             session.cohort = index % self._pace.cohorts

@@ -76,12 +76,12 @@ class Intake:
         self._waiting.append(session)
 
     def admit_waiting(self, now_s: float) -> None:
-        """Admit in order of arrival while pages for the whole generation are free.
+        """Admit by priority, then arrival, while pages for the whole generation are free.
 
         Where the same prompt is on its way already (another choice of one request), a session
         lets others pass until it can share those pages.
         """
-        for session in tuple(self._waiting):
+        for session in sorted(self._waiting, key=lambda one: one.generation.priority):
             if len(self.sessions) - len(self._waiting) >= self._max_sessions:
                 return
             if self._on_its_way(session.prefix_hashes):

@@ -7,7 +7,7 @@ from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.skip import DraftPrice, draft_price
 
 _RECONSIDER_STEPS = 64
-_SETTLED_STEPS = 16
+_SETTLED_STEPS = 4
 """So many steps after a choice no other is made, whatever the load does."""
 
 

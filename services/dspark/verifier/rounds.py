@@ -51,6 +51,9 @@ class BudgetSource(Protocol):
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
 
+    def weights(self, now_s: float) -> Mapping[int, float]:
+        """Return what drafts count by priority; 1 where it is not listed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
@@ -79,6 +82,7 @@ class Rounds:
         model_name: str,
         clock: Callable[[], float],
         guard: Guard | None,
+        skips: bool,
         ended: Callable[[VerifierSession, Phase], None],
         prompt_done: Callable[[VerifierSession, int], None],
     ) -> None:
@@ -93,6 +97,7 @@ class Rounds:
         self._model_name = model_name
         self._clock = clock
         self._guard = guard
+        self._skips = skips
         self._ended = ended
         self._prompt_done = prompt_done
         self._num_requests = 0
@@ -119,11 +124,13 @@ class Rounds:
         going = session.phase is Phase.DECODING
         if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
-            # At once: where the prompt is short, its first step has a draft already.
-            entry = self._budget.entry(
-                sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
-            )
-            self._request([session], entry)
+            # Among others it joins their next round, so that nobody waits for its draft.  Alone,
+            # its first step has a draft already.
+            if not self._desk.under_way:
+                entry = self._budget.entry(
+                    sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
+                )
+                self._request([session], entry)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
@@ -140,6 +147,8 @@ class Rounds:
             curve=self.curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
+            wait_s=0.0 if self.price is None else self.price.wait_s,
+            weights=self._budget.weights(began_s),
         )
         planned_s = self._clock()
         chosen = self._target.step(step.segments)
@@ -298,7 +307,7 @@ class Rounds:
 
     def _worth_drafting(self, session: VerifierSession) -> bool:
         # Who asks for a length gets it.
-        pinned = session.generation.max_draft_tokens > 0
+        pinned = session.generation.max_draft_tokens > 0 or not self._skips
         worth = pinned or session.skip.wants_draft(self.price)
         self._skipped += not worth
         return worth

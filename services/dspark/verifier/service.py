@@ -138,6 +138,7 @@ def _generation(request: verify_pb2.GenerateRequest) -> Generation:
         trace=request.speculation.trace,
         rules=rules_from_wire(request.logit_rules),
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
+        priority=request.priority,
     )
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from dspark.core.admission import Admission, SessionDraft, admit, admit_top
 from dspark.core.budget import ALL, OFF
@@ -53,6 +54,8 @@ def plan_step(
     curve: Curve | None,
     max_batch_tokens: int,
     prefill_chunk_tokens: int,
+    wait_s: float = 0.0,
+    weights: Mapping[int, float] = MappingProxyType({}),
 ) -> VerifyStep:
     """Choose every session's verified prefix and lay out the batch.
 
@@ -64,9 +67,15 @@ def plan_step(
         curve: The replica's own curve.
         max_batch_tokens: Bound on the forward; every decoding session has one token of it.
         prefill_chunk_tokens: Most prompt tokens of one session in a step.
+        wait_s: Seconds of a round beyond its step, known before these drafts were made.
+        weights: Of drafts, by their session's priority; 1 where it is not listed.
     """
     candidates = [
-        SessionDraft(session=session.id, survivals=survivals(blocks[session.id].confidences))
+        SessionDraft(
+            session=session.id,
+            survivals=survivals(blocks[session.id].confidences),
+            weight=weights.get(session.generation.priority, 1.0),
+        )
         for session in decoding
         if session.id in blocks
     ]
@@ -78,6 +87,7 @@ def plan_step(
         entry=ALL if entry == OFF else entry,
         curve=curve,
         decoding=decoding,
+        wait_s=wait_s,
         room=max(0, max_batch_tokens - len(decoding) - first_chunk),
     )
     proposed = {draft.session: draft.survivals for draft in candidates}
@@ -146,6 +156,7 @@ def _admit(
     entry: int | None,
     curve: Curve | None,
     decoding: Sequence[VerifierSession],
+    wait_s: float,
     room: int,
 ) -> Admission:
     if not candidates:
@@ -156,6 +167,7 @@ def _admit(
         curve=curve,
         context_tokens=mean_context_tokens(decoding),
         plain_sessions=len(decoding) - len(candidates),
+        wait_s=wait_s,
     )
     if sum(admission.lengths.values()) <= room:
         return admission
@@ -164,6 +176,7 @@ def _admit(
         SessionDraft(
             session=draft.session,
             survivals=draft.survivals[: admission.lengths[draft.session]],
+            weight=draft.weight,
         )
         for draft in candidates
     ]

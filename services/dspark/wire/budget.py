@@ -20,6 +20,10 @@ def budget_to_wire(budget: Budget) -> control_pb2.Budget:
             for bucket in budget.buckets
         ],
         reason=budget.reason,
+        weights=[
+            control_pb2.Budget.PriorityWeight(priority=priority, weight=weight)
+            for priority, weight in budget.weights
+        ],
     )
 
 
@@ -39,4 +43,5 @@ def budget_from_wire(message: control_pb2.Budget) -> Budget:
             for bucket in message.buckets
         ),
         reason=message.reason,
+        weights=tuple((entry.priority, entry.weight) for entry in message.weights),
     )

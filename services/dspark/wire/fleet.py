@@ -1,5 +1,7 @@
 """Replicas, load reports and the fleet <-> wire."""
 
+from collections.abc import Callable
+
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.fleet import (
     Compatibility,
@@ -191,7 +193,12 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         guard_checks=report.guard_checks,
         guard_violations=report.guard_violations,
         guard_tripped=report.guard_tripped,
+        judged_by_position=report.judged_by_position,
+        accepted_by_position=report.accepted_by_position,
+        confidence_by_position=report.confidence_by_position,
         session_steps=report.session_steps,
+        queued_prompt_tokens=report.queued_prompt_tokens,
+        queue_seconds=report.queue_s,
     )
 
 
@@ -237,19 +244,35 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         guard_checks=message.guard_checks,
         guard_violations=message.guard_violations,
         guard_tripped=message.guard_tripped,
+        judged_by_position=tuple(message.judged_by_position),
+        accepted_by_position=tuple(message.accepted_by_position),
+        confidence_by_position=tuple(message.confidence_by_position),
         session_steps=message.session_steps,
+        queued_prompt_tokens=message.queued_prompt_tokens,
+        queue_s=message.queue_seconds,
     )
 
 
-def fleet_to_wire(fleet: Fleet) -> control_pb2.Fleet:
-    """Convert for sending."""
+def fleet_to_wire(
+    fleet: Fleet,
+    *,
+    replica: Callable[[Replica], control_pb2.Replica] = replica_to_wire,
+    load: Callable[[LoadReport], control_pb2.LoadReport] = load_report_to_wire,
+) -> control_pb2.Fleet:
+    """Convert for sending.
+
+    Args:
+        fleet: To convert.
+        replica: How a replica is converted.
+        load: How a report is converted.
+    """
     return control_pb2.Fleet(
         term=fleet.term,
         version=fleet.version,
         members=[
             control_pb2.Fleet.Member(
-                replica=replica_to_wire(member.replica),
-                load=None if member.load is None else load_report_to_wire(member.load),
+                replica=replica(member.replica),
+                load=None if member.load is None else load(member.load),
                 seconds_since_report=member.seconds_since_report,
             )
             for member in fleet.members
@@ -262,6 +285,7 @@ def fleet_to_wire(fleet: Fleet) -> control_pb2.Fleet:
                 ready_replicas=pool.ready_replicas,
                 budget=None if pool.budget is None else budget_to_wire(pool.budget),
                 conditions=pool.conditions,
+                wanted_because=pool.wanted_because,
             )
             for pool in fleet.pools
         ],
@@ -289,6 +313,7 @@ def fleet_from_wire(message: control_pb2.Fleet) -> Fleet:
                 ready_replicas=pool.ready_replicas,
                 budget=budget_from_wire(pool.budget) if pool.HasField("budget") else None,
                 conditions=tuple(pool.conditions),
+                wanted_because=pool.wanted_because,
             )
             for pool in message.pools
         ),

@@ -89,7 +89,8 @@ class Supervisor:
         return f"http://{host}:{gateway.port}"
 
     @property
-    def _api_url(self) -> str:
+    def api_url(self) -> str:
+        """Where the control API and the dashboard are."""
         controller = self.settings.controller
         host = "127.0.0.1" if controller.api_host in {"0.0.0.0", "::"} else controller.api_host
         return f"http://{host}:{controller.api_port}"
@@ -109,10 +110,10 @@ class Supervisor:
         try:
             self._begin("controller")
             self._await("controller", lambda: fleet_or_none(controller) is not None, show)
-            for pool, replicas in wanted.items():
+            for pool in wanted:
                 # A wish kept from an earlier run does not outlive the configuration.
                 ask_for_replicas(
-                    controller, pool, replicas, author="dspark up", reason="as configured",
+                    controller, pool, None, author="dspark up", reason="as configured",
                     timeout_s=_ASK_TIMEOUT_S,
                 )  # fmt: skip
             self._begin("pools")
@@ -198,7 +199,7 @@ class Supervisor:
             config=self._source,
             gateway=self.gateway_url,
             controller=self.settings.gateway.controller,
-            api=self._api_url,
+            api=self.api_url,
             mark=self._mark,
             metrics={
                 "controller": f"http://{controller_host}:{self.settings.controller.metrics_port}",

@@ -31,7 +31,7 @@ class PolicyState(Shape):
     version: int
     """Number of its last change, which is the etag; 0: nobody ever changed it."""
     policy: PolicyShape
-    """In force."""
+    """In force, for all replicas but canaries."""
     layers: list[LayerShape]
     """Where it comes from, the one in force last; what is below returns when it ends."""
 
@@ -104,6 +104,8 @@ class WhyShape(Shape):
     """What its curve was measured on."""
     sent: bool
     """False in shadow."""
+    canaries: list[str]
+    """The replicas that this is for; empty: all those of the class that are no canaries."""
     term: int
     """Of the controller that issued it."""
     epoch: int
@@ -172,6 +174,8 @@ class PoolShape(Shape):
     name: str
     role: Literal["prefill", "drafter", "verifier", "gateway", "controller"]
     wanted_replicas: int
+    wanted_because: str
+    """Why so many are wanted."""
     ready_replicas: int
     conditions: list[str]
     """What holds it back."""
@@ -182,7 +186,11 @@ class PoolShape(Shape):
     verified_tokens_per_step: float | None
     """Draft tokens verified in a step, by the newest reports."""
     survival: list[float]
-    """Mean survival by position, of the rounds that are known."""
+    """Mean survival by position as stated by confidences, of the rounds that are known."""
+    acceptance: list[float]
+    """Share of drafts accepted by position, of those verified with all before them accepted."""
+    confidence: list[float]
+    """Mean confidence of the same drafts."""
     busy_share: float | None
     """Mean share of the time that replicas spent in steps; the rest is the bubble."""
     policy: PolicyShape | None
@@ -243,6 +251,8 @@ class Outlook(Shape):
     """tau: tokens that a session commits in a round."""
     verified_tokens_per_step: list[Entry]
     """The budget's entry, for each class of replicas."""
+    promise_kept: bool | None
+    """Whether each session gets the policy's ``min_tokens_per_s``; null: it promises nothing."""
 
 
 class Outlooks(Shape):

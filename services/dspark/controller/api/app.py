@@ -67,6 +67,11 @@ class ControlApi:
         self.stopping = asyncio.Event()
         """Set when listeners have to go."""
 
+    @property
+    def tokens_required(self) -> bool:
+        """Whether a request needs a token."""
+        return self._tokens.required
+
     def app(self) -> Starlette:
         """Return the ASGI application."""
         return make_app([(endpoint, self._guarded(endpoint)) for endpoint in ENDPOINTS])

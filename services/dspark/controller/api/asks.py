@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from dspark.core.policy import MAX_DRAFT_TOKENS, Mode, Policy
+from dspark.core.policy import (
+    MAX_DRAFT_TOKENS,
+    MAX_PROMISE,
+    MAX_WEIGHT,
+    MAX_WEIGHTS,
+    Mode,
+    Policy,
+)
 
 Tokens = Annotated[int, Field(ge=0, le=MAX_DRAFT_TOKENS)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
@@ -17,6 +24,15 @@ class Shape(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
     )
+
+
+class PriorityWeight(Shape):
+    """What drafts of requests of one priority count."""
+
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)]
+    """Of requests: their field ``priority``, 0 where they do not say."""
+    weight: Annotated[float, Field(ge=1 / MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
+    """Against 1."""
 
 
 class PolicyShape(Shape):
@@ -33,6 +49,16 @@ class PolicyShape(Shape):
     """With mode auto: a step verifies at most so many draft tokens."""
     activation_sessions: Annotated[int, Field(ge=1, le=1024)] | None = None
     """With mode auto: below so many sessions in a step everything is verified."""
+    min_tokens_per_s: Annotated[float, Field(gt=0, le=MAX_PROMISE, allow_inf_nan=False)] | None = (
+        None
+    )
+    """With mode auto: tokens a second that each session is promised."""
+    priority_weights: Annotated[list[PriorityWeight], Field(max_length=MAX_WEIGHTS)] = []
+    """What drafts of requests of a priority count where a step cannot verify all; 1 where it is
+    not listed. By growing priority, with mode auto or pinned."""
+    canary_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    """Only for this share of the pool's replicas, one at least; the others keep what is in
+    force."""
     shadow: bool = False
     """Compute, log and show the budget, and do not send it (role admin)."""
 
@@ -44,7 +70,8 @@ class PolicyShape(Shape):
     def policy(self) -> Policy:
         """Return it as the planner knows it; raise ValueError where it contradicts itself."""
         fields = self.model_dump()
-        return Policy(**{**fields, "mode": Mode(self.mode)})
+        weights = tuple((each.priority, each.weight) for each in self.priority_weights)
+        return Policy(**{**fields, "mode": Mode(self.mode), "priority_weights": weights})
 
     @classmethod
     def of(cls, policy: Policy) -> "PolicyShape":
@@ -55,6 +82,12 @@ class PolicyShape(Shape):
             floor=policy.floor,
             cap=policy.cap,
             activation_sessions=policy.activation_sessions,
+            min_tokens_per_s=policy.min_tokens_per_s,
+            priority_weights=[
+                PriorityWeight(priority=priority, weight=weight)
+                for priority, weight in policy.priority_weights
+            ],
+            canary_share=policy.canary_share,
             shadow=policy.shadow,
         )
 

@@ -8,7 +8,8 @@ from dspark.controller.api.view import entry_shape
 from dspark.controller.loop import Controller
 from dspark.core.bounds import bound_table
 from dspark.core.budget import ContextBucket
-from dspark.core.changes import policy_of
+from dspark.core.canary import num_canaries
+from dspark.core.changes import canary_of, policy_of
 from dspark.core.fleet import ReplicaState
 from dspark.core.ids import PoolName
 from dspark.core.issue import Evidence, plan_table
@@ -43,18 +44,24 @@ def suppose(controller: Controller, pool: PoolName, what: WhatIf, *, unix_s: flo
         for member in evidence.members
         if member.load is not None
     )
-    sessions, current = (
-        what.sessions or max(active, 1),
-        policy_of(controller.policies.layers(pool, unix_s)),
-    )
-    now = _outlook(controller, classes, ready, current, replicas, max(active, 1))
-    supposed = _outlook(
-        controller,
-        classes,
-        ready,
-        current if what.policy is None else what.policy.policy(),
+    layers = controller.policies.layers(pool, unix_s)
+
+    def outlook(asked: Policy | None, replicas: int, sessions: int) -> Outlook:
+        base = policy_of(layers)
+        if asked is not None and asked.canary_share is None:
+            base, asked = asked, None
+        whole = _outlook(controller, classes, ready, base, replicas, sessions)
+        canaries = 0 if asked is None else num_canaries(replicas, asked.canary_share or 0.0)
+        if asked is None or not canaries:
+            return whole
+        tried = _outlook(controller, classes, ready, asked, replicas, sessions)
+        return _mixed(whole, tried, canaries / replicas)
+
+    now = outlook(canary_of(layers), replicas, max(active, 1))
+    supposed = outlook(
+        canary_of(layers) if what.policy is None else what.policy.policy(),
         what.replicas or replicas,
-        sessions,
+        what.sessions or max(active, 1),
     )
     return Outlooks(now=now, supposed=supposed, gain=supposed.tokens_per_s / now.tokens_per_s - 1)
 
@@ -94,14 +101,35 @@ def _outlook(
         tokens_per_s += share * found.tokens_per_s_per_user * sessions
         length += share * found.accepted_length
         entries.append(entry_shape(found.entry))
+    each_per_s, promised = tokens_per_s / sessions, policy.min_tokens_per_s
     return Outlook(
         replicas=replicas,
         sessions=sessions,
         tokens_per_s=tokens_per_s,
-        tokens_per_s_per_user=tokens_per_s / sessions,
+        tokens_per_s_per_user=each_per_s,
         accepted_length=length,
         verified_tokens_per_step=entries,
+        promise_kept=None if promised is None else each_per_s >= promised,
     )
+
+
+def _mixed(base: Outlook, canary: Outlook, share: float) -> Outlook:
+    """Return what a pool does of which a share tries another policy out."""
+
+    def mean(one: float, other: float) -> float:
+        return (1 - share) * one + share * other
+
+    return base.model_copy(
+        update={
+            "tokens_per_s": mean(base.tokens_per_s, canary.tokens_per_s),
+            "tokens_per_s_per_user": mean(base.tokens_per_s_per_user, canary.tokens_per_s_per_user),
+            "accepted_length": mean(base.accepted_length, canary.accepted_length),
+            "verified_tokens_per_step": [
+                *base.verified_tokens_per_step, *canary.verified_tokens_per_step,
+            ],
+            "promise_kept": canary.promise_kept,
+        }
+    )  # fmt: skip
 
 
 def _table(controller: Controller, evidence: Evidence, policy: Policy) -> Sequence[ContextBucket]:

@@ -28,7 +28,7 @@ from dspark.core.changes import Change, policy_of
 from dspark.core.curve import curve_problem
 from dspark.core.fleet import LoadReport, Member, ReplicaState, Role
 from dspark.core.ids import PoolName
-from dspark.core.issue import Evidence, Issued, plan_table
+from dspark.core.issue import Evidence, Issued, plan_table, rules_of
 from dspark.core.policy import Policy
 from dspark.core.prediction import explain
 
@@ -49,13 +49,15 @@ def fleet(controller: Controller, *, now_s: float, unix_s: float) -> FleetShape:
 
 def budget(controller: Controller, pool: PoolName, *, unix_s: float) -> BudgetShape:
     """Return a verifier pool's budget with its reasons."""
+    plan = controller.plan
     return BudgetShape(
         pool=pool,
         policy=PolicyShape.of(policy_of(controller.policies.layers(pool, unix_s))),
         classes=[
-            _why(controller, evidence, issued)
-            for key, issued in controller.plan.issued.items()
-            if key[0] == pool and (evidence := controller.plan.evidence.get(key)) is not None
+            _why(controller, evidence, issued, canaries=tried is plan.tried)
+            for tried in (plan.issued, plan.tried)
+            for key, issued in tried.items()
+            if key[0] == pool and (evidence := plan.evidence.get(key)) is not None
         ],
     )
 
@@ -161,20 +163,26 @@ def pool_shape(
     accepted = sum(load.accepted_draft_tokens for load in loads)
     plan = controller.plan
     issued = [one for key, one in plan.issued.items() if key[0] == pool]
-    judged = role is Role.VERIFIER
+    has_budget = role is Role.VERIFIER
+    judged = controller.statistics.judged_by_position(pool)
     return PoolShape(
         name=pool,
         role=role.value,
-        wanted_replicas=plan.wanted.get(pool, 0),
+        wanted_replicas=plan.sizes[pool].wanted if pool in plan.sizes else 0,
+        wanted_because=plan.sizes[pool].why if pool in plan.sizes else "",
         ready_replicas=sum(m.replica.state is ReplicaState.READY for m in members),
         conditions=list(plan.conditions.get(pool, ())),
         tokens_per_s=sum(_rate(load) for load in loads),
         accepted_length=1 + accepted / rounds if rounds else None,
         verified_tokens_per_step=_verified(loads),
         survival=controller.statistics.survival_by_position(pool),
+        acceptance=[share for share, _ in judged],
+        confidence=[stated for _, stated in judged],
         busy_share=fmean(load.busy_share for load in loads) if loads else None,
         policy=(
-            PolicyShape.of(policy_of(controller.policies.layers(pool, unix_s))) if judged else None
+            PolicyShape.of(policy_of(controller.policies.layers(pool, unix_s)))
+            if has_budget
+            else None
         ),
         version=controller.policies.version(pool),
         budget="; ".join(dict.fromkeys(one.budget.reason for one in issued)) or None,
@@ -213,13 +221,15 @@ def _verified(loads: Iterable[LoadReport]) -> float | None:
     return sum(tokens for tokens, _ in pairs) / steps if steps else None
 
 
-def _why(controller: Controller, evidence: Evidence, issued: Issued) -> WhyShape:
+def _why(controller: Controller, evidence: Evidence, issued: Issued, *, canaries: bool) -> WhyShape:
+    names = [member.replica.name for member in evidence.members] if canaries else []
     why = explain(evidence, issued, controller.plan_settings)
     budget, acceptance = issued.budget, evidence.acceptance
     return WhyShape(
         curve_version=budget.curve_version,
         device="" if evidence.curve is None else evidence.curve.device,
         sent=not issued.policy.shadow,
+        canaries=sorted(controller.plan.canaries.intersection(names)),
         term=budget.term,
         epoch=budget.epoch,
         table=buckets(budget.buckets),
@@ -242,8 +252,8 @@ def _table_under(
     controller: Controller, evidence: Evidence, version: str, policy: Policy, pool: PoolName
 ) -> tuple[ContextBucket, ...]:
     """Return the table that the next tick would send."""
-    before = controller.plan.issued.get((pool, version))
-    if before is not None and before.policy.activation_sessions == policy.activation_sessions:
+    before, settings = controller.plan.issued.get((pool, version)), controller.plan_settings
+    if before is not None and rules_of(settings, before.policy) == rules_of(settings, policy):
         return bound_table(before.planned, policy)
-    planned, _ = plan_table(evidence, controller.plan_settings, policy)
+    planned, _ = plan_table(evidence, settings, policy)
     return bound_table(planned, policy)

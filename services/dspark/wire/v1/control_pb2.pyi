@@ -317,7 +317,12 @@ class LoadReport(_message.Message):
     GUARD_VIOLATIONS_FIELD_NUMBER: _builtins.int
     GUARD_TRIPPED_FIELD_NUMBER: _builtins.int
     BUDGET_TERM_FIELD_NUMBER: _builtins.int
+    JUDGED_BY_POSITION_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BY_POSITION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_BY_POSITION_FIELD_NUMBER: _builtins.int
     SESSION_STEPS_FIELD_NUMBER: _builtins.int
+    QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     incarnation: _builtins.int
     state: Global___ReplicaState.ValueType
@@ -362,6 +367,10 @@ class LoadReport(_message.Message):
     """Highest term of a budget that it was sent: it refuses lower ones; 0: none."""
     session_steps: _builtins.int
     """Verifiers: sum over the steps of the sessions in them."""
+    queued_prompt_tokens: _builtins.int
+    """Prefill: prompt tokens that were taken in and not computed yet."""
+    queue_seconds: _builtins.float
+    """Drafters: mean seconds that a round of the window waited for its batch."""
     @_builtins.property
     def survivals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurvivalSample]:
         """Calibrated survivals of committed rounds only: a sample, newest last."""
@@ -378,6 +387,17 @@ class LoadReport(_message.Message):
     def step_cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepCell]:
         """How live steps compare with the profiled curve, by size; at most 256."""
 
+    @_builtins.property
+    def judged_by_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of the window's rounds, by position: how many drafts were judged (verified, and
+        all before them accepted), how many of those were accepted, and the sum of
+        their confidences.
+        """
+
+    @_builtins.property
+    def accepted_by_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def confidence_by_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -412,11 +432,16 @@ class LoadReport(_message.Message):
         guard_violations: _builtins.int = ...,
         guard_tripped: _builtins.bool = ...,
         budget_term: _builtins.int = ...,
+        judged_by_position: _abc.Iterable[_builtins.int] | None = ...,
+        accepted_by_position: _abc.Iterable[_builtins.int] | None = ...,
+        confidence_by_position: _abc.Iterable[_builtins.float] | None = ...,
         session_steps: _builtins.int = ...,
+        queued_prompt_tokens: _builtins.int = ...,
+        queue_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "session_steps", b"session_steps", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_by_position", b"accepted_by_position", "accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "confidence_by_position", b"confidence_by_position", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "judged_by_position", b"judged_by_position", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "queued_prompt_tokens", b"queued_prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "session_steps", b"session_steps", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -522,6 +547,26 @@ class Budget(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class PriorityWeight(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PRIORITY_FIELD_NUMBER: _builtins.int
+        WEIGHT_FIELD_NUMBER: _builtins.int
+        priority: _builtins.int
+        weight: _builtins.float
+        def __init__(
+            self,
+            *,
+            priority: _builtins.int = ...,
+            weight: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "weight", b"weight"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class ContextBucket(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -557,6 +602,7 @@ class Budget(_message.Message):
     CURVE_VERSION_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     term: _builtins.int
     """(term, epoch) grows; a replica refuses anything older than it has."""
@@ -569,6 +615,12 @@ class Budget(_message.Message):
     """One sentence for people."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget.ContextBucket]: ...
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget.PriorityWeight]:
+        """What a draft counts where a step cannot verify all, by its session's
+        priority; 1 where that is not listed.
+        """
+
     def __init__(
         self,
         *,
@@ -579,10 +631,11 @@ class Budget(_message.Message):
         curve_version: _builtins.str = ...,
         buckets: _abc.Iterable[Global___Budget.ContextBucket] | None = ...,
         reason: _builtins.str = ...,
+        weights: _abc.Iterable[Global___Budget.PriorityWeight] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "curve_version", b"curve_version", "epoch", b"epoch", "pool", b"pool", "reason", b"reason", "term", b"term", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "curve_version", b"curve_version", "epoch", b"epoch", "pool", b"pool", "reason", b"reason", "term", b"term", "ttl_seconds", b"ttl_seconds", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,16 +646,22 @@ class WatchFleetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WATCHER_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
     watcher: _builtins.str
     """Who watches, for the logs."""
+    brief: _builtins.bool
+    """Leaves out what only the controller plans with: the curves of all but
+    drafters, survivals, and step cells.
+    """
     def __init__(
         self,
         *,
         watcher: _builtins.str = ...,
+        brief: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["watcher", b"watcher"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief", "watcher", b"watcher"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,10 +706,13 @@ class Fleet(_message.Message):
         READY_REPLICAS_FIELD_NUMBER: _builtins.int
         BUDGET_FIELD_NUMBER: _builtins.int
         CONDITIONS_FIELD_NUMBER: _builtins.int
+        WANTED_BECAUSE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         role: _common_pb2.Role.ValueType
         wanted_replicas: _builtins.int
         ready_replicas: _builtins.int
+        wanted_because: _builtins.str
+        """Why so many replicas are wanted, in one sentence."""
         @_builtins.property
         def budget(self) -> Global___Budget: ...
         @_builtins.property
@@ -666,10 +728,11 @@ class Fleet(_message.Message):
             ready_replicas: _builtins.int = ...,
             budget: Global___Budget | None = ...,
             conditions: _abc.Iterable[_builtins.str] | None = ...,
+            wanted_because: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "conditions", b"conditions", "name", b"name", "ready_replicas", b"ready_replicas", "role", b"role", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "conditions", b"conditions", "name", b"name", "ready_replicas", b"ready_replicas", "role", b"role", "wanted_because", b"wanted_because", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,10 +770,15 @@ class SetWantedReplicasRequest(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     replicas: _builtins.int
     author: _builtins.str
     reason: _builtins.str
+    automatic: _builtins.bool
+    """Takes back what was asked: the pool scales by its load, or wants its
+    configured replicas.
+    """
     def __init__(
         self,
         *,
@@ -718,10 +786,11 @@ class SetWantedReplicasRequest(_message.Message):
         replicas: _builtins.int = ...,
         author: _builtins.str = ...,
         reason: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "pool", b"pool", "reason", b"reason", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "automatic", b"automatic", "pool", b"pool", "reason", b"reason", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,8 +108,8 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetWantedReplicas(self, request, context):
-        """Asks for a number of replicas in a pool; the pool's autoscaling policy
-        follows it within its bounds.
+        """Asks for a number of replicas in a pool, or lets the load decide again; the
+        pool's autoscaling policy follows it within its bounds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

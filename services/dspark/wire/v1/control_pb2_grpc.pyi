@@ -51,8 +51,8 @@ class ControlServiceStub:
     WatchFleet: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchFleetRequest, _control_pb2.Fleet]
     """The fleet: a snapshot at once, then a snapshot on every change (coalesced)."""
     SetWantedReplicas: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetWantedReplicasRequest, _control_pb2.SetWantedReplicasResponse]
-    """Asks for a number of replicas in a pool; the pool's autoscaling policy
-    follows it within its bounds.
+    """Asks for a number of replicas in a pool, or lets the load decide again; the
+    pool's autoscaling policy follows it within its bounds.
     """
 
 @_typing.type_check_only
@@ -74,8 +74,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     WatchFleet: _aio.UnaryStreamMultiCallable[_control_pb2.WatchFleetRequest, _control_pb2.Fleet]  # type: ignore[assignment]
     """The fleet: a snapshot at once, then a snapshot on every change (coalesced)."""
     SetWantedReplicas: _aio.UnaryUnaryMultiCallable[_control_pb2.SetWantedReplicasRequest, _control_pb2.SetWantedReplicasResponse]  # type: ignore[assignment]
-    """Asks for a number of replicas in a pool; the pool's autoscaling policy
-    follows it within its bounds.
+    """Asks for a number of replicas in a pool, or lets the load decide again; the
+    pool's autoscaling policy follows it within its bounds.
     """
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -130,8 +130,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetWantedReplicasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetWantedReplicasResponse, _abc.Awaitable[_control_pb2.SetWantedReplicasResponse]]:
-        """Asks for a number of replicas in a pool; the pool's autoscaling policy
-        follows it within its bounds.
+        """Asks for a number of replicas in a pool, or lets the load decide again; the
+        pool's autoscaling policy follows it within its bounds.
         """
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

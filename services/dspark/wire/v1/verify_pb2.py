@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from dspark.wire.v1 import common_pb2 as dspark_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64spark/wire/v1/verify.proto\x12\x0e\x64spark.wire.v1\x1a\x1b\x64spark/wire/v1/common.proto\"\xaf\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12\x1b\n\x13\x63ommitted_token_ids\x18\x03 \x03(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.dspark.wire.v1.Sampling\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12@\n\x0bspeculation\x18\x07 \x01(\x0b\x32+.dspark.wire.v1.GenerateRequest.Speculation\x12\r\n\x05model\x18\x08 \x01(\t\x12/\n\x0blogit_rules\x18\t \x01(\x0b\x32\x1a.dspark.wire.v1.LogitRules\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x00\x88\x01\x01\x1aG\n\x0bSpeculation\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x18\n\x10max_draft_tokens\x18\x02 \x01(\r\x12\r\n\x05trace\x18\x03 \x01(\x08\x42\x0f\n\r_top_logprobs\"\xbd\x01\n\nLogitRules\x12\x16\n\x0e\x62ias_token_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x62ias_values\x18\x02 \x03(\x02\x12\x1a\n\x12repetition_penalty\x18\x03 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x15\n\x0bjson_schema\x18\x06 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x07 \x01(\tH\x00\x42\t\n\x07grammar\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xe7\x01\n\x10GenerateResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.dspark.wire.v1.FinishReason\x12.\n\x05stats\x18\x03 \x01(\x0b\x32\x1f.dspark.wire.v1.GenerationStats\x12/\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1d.dspark.wire.v1.TokenLogprobs\x12*\n\x05\x64raft\x18\x05 \x01(\x0b\x32\x1b.dspark.wire.v1.JudgedDraft\"g\n\x0bJudgedDraft\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x17\n\x0fverified_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x04 \x01(\r\"\x84\x02\n\x0fGenerationStats\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x02 \x01(\r\x12\x1d\n\x15verified_draft_tokens\x18\x03 \x01(\r\x12\x1d\n\x15\x61\x63\x63\x65pted_draft_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x61\x63\x63\x65pted_histogram\x18\x05 \x03(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\r\x12\x13\n\x0bplain_steps\x18\x07 \x01(\r\x12\x11\n\trow_bytes\x18\x08 \x01(\x04\x12\x13\n\x0b\x64raft_bytes\x18\t \x01(\x04\x12\x15\n\rdrafted_steps\x18\n \x01(\r*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb2\x01\n\rVerifyService\x12P\n\tHandshake\x12 .dspark.wire.v1.HandshakeRequest\x1a!.dspark.wire.v1.HandshakeResponse\x12O\n\x08Generate\x12\x1f.dspark.wire.v1.GenerateRequest\x1a .dspark.wire.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64spark/wire/v1/verify.proto\x12\x0e\x64spark.wire.v1\x1a\x1b\x64spark/wire/v1/common.proto\"\xc1\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12\x1b\n\x13\x63ommitted_token_ids\x18\x03 \x03(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.dspark.wire.v1.Sampling\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12@\n\x0bspeculation\x18\x07 \x01(\x0b\x32+.dspark.wire.v1.GenerateRequest.Speculation\x12\r\n\x05model\x18\x08 \x01(\t\x12/\n\x0blogit_rules\x18\t \x01(\x0b\x32\x1a.dspark.wire.v1.LogitRules\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x0b \x01(\x11\x1aG\n\x0bSpeculation\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x18\n\x10max_draft_tokens\x18\x02 \x01(\r\x12\r\n\x05trace\x18\x03 \x01(\x08\x42\x0f\n\r_top_logprobs\"\xbd\x01\n\nLogitRules\x12\x16\n\x0e\x62ias_token_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x62ias_values\x18\x02 \x03(\x02\x12\x1a\n\x12repetition_penalty\x18\x03 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x04 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x02\x12\x15\n\x0bjson_schema\x18\x06 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x07 \x01(\tH\x00\x42\t\n\x07grammar\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xe7\x01\n\x10GenerateResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.dspark.wire.v1.FinishReason\x12.\n\x05stats\x18\x03 \x01(\x0b\x32\x1f.dspark.wire.v1.GenerationStats\x12/\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1d.dspark.wire.v1.TokenLogprobs\x12*\n\x05\x64raft\x18\x05 \x01(\x0b\x32\x1b.dspark.wire.v1.JudgedDraft\"g\n\x0bJudgedDraft\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x17\n\x0fverified_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x04 \x01(\r\"\x84\x02\n\x0fGenerationStats\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x02 \x01(\r\x12\x1d\n\x15verified_draft_tokens\x18\x03 \x01(\r\x12\x1d\n\x15\x61\x63\x63\x65pted_draft_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x61\x63\x63\x65pted_histogram\x18\x05 \x03(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\r\x12\x13\n\x0bplain_steps\x18\x07 \x01(\r\x12\x11\n\trow_bytes\x18\x08 \x01(\x04\x12\x13\n\x0b\x64raft_bytes\x18\t \x01(\x04\x12\x15\n\rdrafted_steps\x18\n \x01(\r*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb2\x01\n\rVerifyService\x12P\n\tHandshake\x12 .dspark.wire.v1.HandshakeRequest\x1a!.dspark.wire.v1.HandshakeResponse\x12O\n\x08Generate\x12\x1f.dspark.wire.v1.GenerateRequest\x1a .dspark.wire.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dspark.wire.v1.verify_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1383
-  _globals['_FINISHREASON']._serialized_end=1478
+  _globals['_FINISHREASON']._serialized_start=1401
+  _globals['_FINISHREASON']._serialized_end=1496
   _globals['_GENERATEREQUEST']._serialized_start=77
-  _globals['_GENERATEREQUEST']._serialized_end=508
-  _globals['_GENERATEREQUEST_SPECULATION']._serialized_start=420
-  _globals['_GENERATEREQUEST_SPECULATION']._serialized_end=491
-  _globals['_LOGITRULES']._serialized_start=511
-  _globals['_LOGITRULES']._serialized_end=700
-  _globals['_TOKENLOGPROBS']._serialized_start=702
-  _globals['_TOKENLOGPROBS']._serialized_end=779
-  _globals['_GENERATERESPONSE']._serialized_start=782
-  _globals['_GENERATERESPONSE']._serialized_end=1013
-  _globals['_JUDGEDDRAFT']._serialized_start=1015
-  _globals['_JUDGEDDRAFT']._serialized_end=1118
-  _globals['_GENERATIONSTATS']._serialized_start=1121
-  _globals['_GENERATIONSTATS']._serialized_end=1381
-  _globals['_VERIFYSERVICE']._serialized_start=1481
-  _globals['_VERIFYSERVICE']._serialized_end=1659
+  _globals['_GENERATEREQUEST']._serialized_end=526
+  _globals['_GENERATEREQUEST_SPECULATION']._serialized_start=438
+  _globals['_GENERATEREQUEST_SPECULATION']._serialized_end=509
+  _globals['_LOGITRULES']._serialized_start=529
+  _globals['_LOGITRULES']._serialized_end=718
+  _globals['_TOKENLOGPROBS']._serialized_start=720
+  _globals['_TOKENLOGPROBS']._serialized_end=797
+  _globals['_GENERATERESPONSE']._serialized_start=800
+  _globals['_GENERATERESPONSE']._serialized_end=1031
+  _globals['_JUDGEDDRAFT']._serialized_start=1033
+  _globals['_JUDGEDDRAFT']._serialized_end=1136
+  _globals['_GENERATIONSTATS']._serialized_start=1139
+  _globals['_GENERATIONSTATS']._serialized_end=1399
+  _globals['_VERIFYSERVICE']._serialized_start=1499
+  _globals['_VERIFYSERVICE']._serialized_end=1677
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,7 @@ class GenerateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     LOGIT_RULES_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     max_new_tokens: _builtins.int
     """Bound on the whole generation, committed_token_ids included."""
@@ -85,6 +86,10 @@ class GenerateRequest(_message.Message):
     top_logprobs: _builtins.int
     """Absent: no log-probabilities.  Otherwise how many alternatives come with
     each token's own, 0 .. 20.
+    """
+    priority: _builtins.int
+    """Who waits for pages is admitted by (priority, arrival), the lowest first,
+    and a budget may weigh drafts by it.
     """
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -119,10 +124,11 @@ class GenerateRequest(_message.Message):
         model: _builtins.str = ...,
         logit_rules: Global___LogitRules | None = ...,
         top_logprobs: _builtins.int | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "logit_rules", b"logit_rules", "sampling", b"sampling", "speculation", b"speculation", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "committed_token_ids", b"committed_token_ids", "logit_rules", b"logit_rules", "max_new_tokens", b"max_new_tokens", "model", b"model", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "committed_token_ids", b"committed_token_ids", "logit_rules", b"logit_rules", "max_new_tokens", b"max_new_tokens", "model", b"model", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
