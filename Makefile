@@ -61,7 +61,8 @@ serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
 # Tests of tests/ in which engines or processes work together: no unit tests.
 TOGETHER := tests/lossless tests/system tests/local tests/training tests/kernels/test_rejection_step.py \
   tests/controller/test_page_in_browser.py tests/controller/test_controller_process.py tests/controller/test_takeover.py tests/gateway/test_server.py \
-  tests/model/test_speculation.py tests/operator/test_docker.py tests/operator/test_manifests.py
+  tests/model/test_speculation.py tests/operator/test_docker.py tests/operator/test_manifests.py \
+  tests/operator/test_observability.py tests/scenarios/test_day.py
 
 test: unit e2e ## Unit tests, then the whole-system tests
 
@@ -79,7 +80,7 @@ e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where ther
 
 e2e-vllm: $(STAMP) $(VLLM_DIR)/.setup-done ## vLLM as the verifier, in an environment of its own (3.4 GB once; minutes)
 	DSPARK_PYTHON=$(abspath $(PY)) PYTHONPATH=services:kernels:operators:. OMP_NUM_THREADS=1 \
-	  $(VLLM_DIR)/bin/python -m pytest -c e2e/vllm/pytest.ini --rootdir=. --confcutdir=e2e/vllm e2e/vllm
+	  $(VLLM_DIR)/bin/python -m pytest -c e2e/vllm/run.ini --rootdir=. --confcutdir=e2e/vllm e2e/vllm
 
 # vLLM's CPU build brings torch's; the builds of torchvision and its kin that it asks for do not load.
 $(VLLM_DIR)/.setup-done:

@@ -252,6 +252,14 @@ def test_sampled_drafts_come_with_their_laws_in_vllms_order() -> None:
     assert [laws[2, k, token].item() for k, token in enumerate(json)] == [1.0] * GAMMA
 
 
+def test_equal_texts_are_drawn_apart() -> None:
+    engine = _engine()
+    for request in ("a", "b", "c"):
+        engine.add(request, PROMPT, temperature=0.8)
+    _steps(engine, 2)
+    assert len({sampling.seed for sampling in engine.drafter.sampling.values()}) == 3
+
+
 def test_greedy_requests_alone_need_no_laws() -> None:
     engine = _engine()
     engine.add("a", PROMPT)

@@ -6,6 +6,7 @@ failure in here ends drafting, never the engine: from then on vLLM decodes plain
 
 import logging
 import queue
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -152,6 +153,7 @@ class RunnerDrafts:
             budget=cell,
             curve=self._curve,
             clock=self._clock,
+            seeds=iter(lambda: secrets.randbits(63), None),
         )
         log.info(
             "up to %d drafts by %s, layers %s, projection %s; sampling is judged by rejection %s",

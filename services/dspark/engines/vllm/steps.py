@@ -6,8 +6,8 @@ request in that step.
 
 import itertools
 import queue
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dspark.config.verifier import DraftingSettings
@@ -76,17 +76,22 @@ class DraftSteps:
         budget: BudgetSource | None,
         curve: Curve | None,
         clock: Callable[[], float],
+        seeds: Iterator[int],
     ) -> None:
-        """Take over a port whose events arrive in ``inbox``."""
+        """Take over a port whose events arrive in ``inbox``.
+
+        ``seeds`` yields numbers 0 .. 2**63 - 1 that tell one request's draws from another's: equal
+        texts in one round would otherwise be given equal drafts, and their outputs be correlated.
+        """
         self._inbox = inbox
         self._rows = rows
         self._budget = budget
         self._curve = curve
         self._clock = clock
+        self._seeds = seeds
         self._ids = itertools.count(1)
         self._sessions: dict[str, SessionId] = {}
         self._requests: dict[SessionId, str] = {}
-        self._sampling: dict[str, Sampling] = {}
         self._num_steps = 0
         self._deadline = Deadline(
             floor_s=settings.deadline_floor_s, factor=settings.deadline_factor
@@ -116,7 +121,6 @@ class DraftSteps:
         session = self._sessions.pop(request, None)
         if session is not None:
             del self._requests[session]
-            del self._sampling[request]
             self.desk.close(session)
 
     def flush(self) -> None:
@@ -181,8 +185,7 @@ class DraftSteps:
         session = SessionId(next(self._ids))
         self._sessions[part.request] = session
         self._requests[session] = part.request
-        self._sampling[part.request] = part.sampling
-        self.desk.open(session, part.sampling, num_rows)
+        self.desk.open(session, replace(part.sampling, seed=next(self._seeds)), num_rows)
 
     def _kept(self, session: SessionId, start: int, stop: int) -> Rows:
         return self._rows.read(self._requests[session], start, stop)
