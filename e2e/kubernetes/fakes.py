@@ -206,6 +206,7 @@ class KubeRay:
         self._services = client.resources.get(api_version="ray.io/v1", kind="RayService")
         self._clusters = client.resources.get(api_version="ray.io/v1", kind="RayCluster")
         self._pods = client.resources.get(api_version="v1", kind="Pod")
+        self._configs = client.resources.get(api_version="v1", kind="ConfigMap")
         self.made: dict[str, list[str]] = {}
         """Clusters made for each service, in order."""
         self.hold = threading.Event()
@@ -290,6 +291,7 @@ class KubeRay:
         cluster = self._cluster(service, name)
         if cluster is None:
             return
+        wished = self._wished(service)
         serve = yaml.safe_load(service["spec"]["serveConfigV2"])
         scale = {
             application["name"].removeprefix("dspark-"): application["deployments"][0]
@@ -301,11 +303,21 @@ class KubeRay:
             wanted = 0
             if unit in scale:
                 bounds = scale[unit]["autoscaling_config"]
-                replicas = max(bounds["initial_replicas"], bounds["min_replicas"])
+                replicas = max(wished.get(unit, 0), bounds["min_replicas"])
                 slots = int(group["resources"][f"dspark-{unit}"])
                 share = math.ceil(replicas * self._share.get(name, 100) / 100)
                 wanted = min(math.ceil(share / slots), group["maxReplicas"])
             self._keep(cluster, unit, group["template"], wanted, pods)
+
+    def _wished(self, service: Document) -> dict[str, int]:
+        """What the controller wishes for as long as nobody asked for anything else."""
+        name = f"{service['metadata']['name']}-controller"
+        answer = self._configs.get(
+            name=name, namespace=service["metadata"]["namespace"], serialize=False
+        )
+        settings = json.loads(json.loads(answer.data)["data"]["controller.json"])
+        found: dict[str, int] = settings["initial_replicas"]
+        return found
 
     def _keep(
         self, cluster: Document, group: str, template: Document, wanted: int, pods: list[Document]

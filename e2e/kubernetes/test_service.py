@@ -29,10 +29,24 @@ def running(cluster: Cluster) -> str:
 
 @pytest.fixture
 def settled(cluster: Cluster, running: str) -> str:
-    """... and has nothing left to do."""
+    """... and has nothing left to do, not even to roll.
+
+    A Deployment that is turned back in the middle of a rollout may be without a pod for a moment.
+    """
     cluster.apply(running, pair())
     cluster.wait_condition(running, "Reconciling", "False", "UpToDate")
+    for component in ("gateway", "controller"):
+        cluster.wait("a rollout's end", lambda c=component: _rolled_out(cluster, c))
+    cluster.wait_condition(running, "Ready", "True")
     return running
+
+
+def _rolled_out(cluster: Cluster, component: str) -> bool:
+    deployment = cluster.the("apps/v1", "Deployment", f"llm-{component}")
+    status, wanted = deployment["status"], deployment["spec"]["replicas"]
+    counts = ("replicas", "updatedReplicas", "availableReplicas")
+    seen = status.get("observedGeneration") == deployment["metadata"]["generation"]
+    return seen and all(status.get(count) == wanted for count in counts)
 
 
 def _ray(cluster: Cluster) -> Document:
@@ -194,7 +208,7 @@ def test_an_edit_goes_out_in_place(cluster: Cluster, settled: str, name: str) ->
     cluster.apply(settled, spec)
     cluster.wait(name, lambda: done(cluster))
     cluster.wait_condition(settled, "Reconciling", "False", "UpToDate")
-    assert cluster.conditions(settled)["Ready"][0] == "True"
+    assert cluster.conditions(settled)["Ready"][0] == "True", cluster.message(settled, "Ready")
     assert _ray(cluster)["spec"]["upgradeStrategy"] == {"type": "None"}
     assert cluster.kuberay.made[settled] == ["llm-raycluster-a"]
     assert cluster.kubelet.most_gpus[settled] <= 3
@@ -231,7 +245,7 @@ def test_an_edit_that_needs_a_new_cluster_is_held_back(
     HELD[name](spec)
     cluster.apply(settled, spec)
     cluster.wait_condition(settled, "Stalled", "True", "NewClusterNeeded")
-    assert cluster.conditions(settled)["Ready"][0] == "True"
+    assert cluster.conditions(settled)["Ready"][0] == "True", cluster.message(settled, "Ready")
     assert _ray(cluster)["spec"]["rayClusterConfig"] == before
     assert cluster.kuberay.made[settled] == ["llm-raycluster-a"]
 
@@ -250,7 +264,7 @@ def test_a_drafter_of_another_target_is_refused_before_anything_is_rolled(
     assert _ray(cluster)["metadata"]["generation"] == before
     now = cluster.the("apps/v1", "Deployment", "llm-gateway")["metadata"]["generation"]
     assert now == gateway
-    assert cluster.conditions(settled)["Ready"][0] == "True"
+    assert cluster.conditions(settled)["Ready"][0] == "True", cluster.message(settled, "Ready")
 
 
 def test_a_child_edited_by_hand_is_restored_and_the_labels_of_others_stay(
@@ -298,7 +312,7 @@ def test_a_mistake_stops_everything_but_what_runs(cluster: Cluster, settled: str
 def test_decoding_without_drafts_is_told(cluster: Cluster, settled: str) -> None:
     cluster.gateways.silent.add("drafter-small")
     cluster.wait_condition(settled, "SpeculationActive", "False", "NoDrafterReady")
-    assert cluster.conditions(settled)["Ready"][0] == "True"
+    assert cluster.conditions(settled)["Ready"][0] == "True", cluster.message(settled, "Ready")
     cluster.gateways.silent.clear()
     cluster.wait_condition(settled, "SpeculationActive", "True")
 

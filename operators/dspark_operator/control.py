@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from dspark.core.policy import Mode, Policy
 from dspark_operator.document import Json, Object, at, items, number, part, text
@@ -165,17 +166,28 @@ def _layer(layer: Object) -> Layer:
 
 
 def _policy(shape: Object) -> Policy:
-    weights = tuple((each["priority"], each["weight"]) for each in items(shape, "priority_weights"))
-    values = {**shape, "mode": Mode(shape["mode"]), "priority_weights": weights}
-    return Policy(**values)  # type: ignore[arg-type]  # as _shape wrote it
+    known: dict[str, Any] = {**shape, "mode": Mode(text(shape, "mode"))}
+    known["priority_weights"] = tuple(
+        (entry["priority"], entry["weight"]) for entry in items(shape, "priority_weights")
+    )
+    return Policy(**known)
 
 
 def _shape(policy: Policy) -> Object:
-    values: Object = {entry.name: getattr(policy, entry.name) for entry in fields(policy)}
+    """Return a policy as a body; what is left as it is by default is left out."""
+    shape: Object = {
+        entry.name: getattr(policy, entry.name)
+        for entry in fields(policy)
+        if getattr(policy, entry.name) != entry.default
+    }
     weights: list[Json] = [
         {"priority": priority, "weight": weight} for priority, weight in policy.priority_weights
     ]
-    return {**values, "mode": policy.mode.value, "priority_weights": weights}
+    return {
+        **shape,
+        "mode": policy.mode.value,
+        **({"priority_weights": weights} if weights else {}),
+    }
 
 
 def _path(unit: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from dspark.config.controller import ControllerSettings
 from dspark.config.gateway import GatewaySettings
+from dspark.config.scaling import ScalingSettings
 from dspark_operator import GROUP, VERSION
 from dspark_operator.chart_schema import write_schema
 from dspark_operator.document import Object, items, part
@@ -31,6 +32,7 @@ def service_crd() -> Object:
         "engine",
         settings_schema(*ENGINE_SETTINGS.values(), reserved=ENGINE_RESERVED),
     )
+    _replace(group, "scaling", settings_schema(ScalingSettings))
     _replace(
         part(spec, "properties", "gateway"),
         "settings",

@@ -61,7 +61,8 @@ def read_check(desired: Object | None, live: Object | None, pods: list[Object]) 
         if text(condition, "type") == "Failed" and text(condition, "status") == "True"
     ]
     said = _last_words(pods, name)
-    if failed and said:
+    if said:
+        # Told at once, though the Job tries again: a second opinion would still be heard.
         return PairCheck(verdict=Verdict.UNFIT, message=said)
     if failed:
         why = text(failed[0], "message") or text(failed[0], "reason")

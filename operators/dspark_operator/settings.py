@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from dspark.config.controller import ControllerSettings
 from dspark.config.gateway import GatewayProcess, GatewaySettings
+from dspark.config.scaling import ScalingSettings
 from dspark.config.system import SystemSettings
 from dspark_operator import names
 from dspark_operator.document import Object
@@ -142,6 +143,10 @@ def controller_process(service: Service, token_sha256: str) -> Object:
             {"name": OPERATORS_TOKEN, "role": "admin", "sha256": token_sha256},
             *(token.model_dump(mode="json") for token in spec.controller.api_tokens),
         ],
+        "initial_replicas": {
+            pool.unit(group): group.replicas.start for pool, group in spec.units()
+        },
+        "scaling": _scaling(service),
         **_store(service),
     }
     _check(ControllerSettings, settings, "spec.controller")
@@ -154,6 +159,19 @@ def drain_s(service: Service, pool: Pool, group: Group) -> float:
         settings_from(group.engine, ENGINE_SETTINGS[pool.role], reserved=ENGINE_RESERVED)
     )
     return float(getattr(settings, "drain_s"))  # noqa: B009  # every role's class has it
+
+
+def _scaling(service: Service) -> Object:
+    """Return how the groups scale that follow their load, by unit."""
+    return {
+        pool.unit(group): {
+            **settings_from(group.scaling, ScalingSettings),
+            "min_replicas": group.replicas.min,
+            "max_replicas": group.replicas.max,
+        }
+        for pool, group in service.spec.units()
+        if group.scaling is not None
+    }
 
 
 def _store(service: Service) -> Object:

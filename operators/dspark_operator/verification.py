@@ -1,9 +1,10 @@
 """Verification policies: what manifests ask, what the controller holds, and what follows.
 
-A controller's policies are layers: one without an end, and overrides with a time to live on top
-of it.  The one without an end is the manifest's; an override is somebody's at the control API and
-wins while it lasts.  So a manifest is only set where no override lies on top, since setting it
-would end that override: it waits instead.  What somebody set without an end gives way.
+A controller's policies are layers: one without an end, and overrides with a time to live on top of
+it, the last of which may be a canary: for a share of the replicas only.  The one without an end is
+the manifest's; an override is somebody's at the control API and wins while it lasts.  So a manifest
+is only set where nothing with a time to live lies on top, since setting it would end that: it waits
+instead.  What somebody set without an end gives way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,17 +58,34 @@ class Held:
     @property
     def base(self) -> Layer | None:
         """The policy without an end."""
-        return self.layers[0] if self.layers and self.layers[0].until_unix_s is None else None
+        first = self._whole[0] if self._whole else None
+        return first if first is not None and first.until_unix_s is None else None
 
     @property
     def override(self) -> Layer | None:
         """The policy with an end that is in force."""
-        return self.layers[-1] if self.layers and self.layers[-1].until_unix_s else None
+        last = self._whole[-1] if self._whole else None
+        return last if last is not None and last.until_unix_s is not None else None
+
+    @property
+    def lasting(self) -> Layer | None:
+        """What has a time to live and a change would end, be it for canaries only."""
+        canary = self.canary
+        return canary if canary is not None and canary.until_unix_s is not None else self.override
 
     @property
     def policy(self) -> Policy:
-        """The policy in force."""
-        return self.layers[-1].policy if self.layers else Policy()
+        """The policy in force, for all replicas but canaries."""
+        return self._whole[-1].policy if self._whole else Policy()
+
+    @property
+    def canary(self) -> Layer | None:
+        """The policy of the canaries."""
+        return self.layers[-1] if len(self._whole) < len(self.layers) else None
+
+    @property
+    def _whole(self) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.layers if layer.policy.canary_share is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +121,7 @@ def next_act(wish: Wish | None, held: Held) -> Act:
         settled, act = ours and same, Act.SET
     if settled:
         return Act.NOTHING
-    return act if held.override is None else Act.WAIT
+    return act if held.lasting is None else Act.WAIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,18 +252,22 @@ def _conditions(claim: Claim, own: Mapping[str, Outcome]) -> list[Condition]:
     if lost:
         told = ("ControllerUnknown", "; ".join(lost))
         return [accepted, unknown("Ready", *told), unknown("InForce", *told)]
-    over = {
-        unit: f"{unit}: {outcome.held.override}"
-        for unit, outcome in own.items()
-        if outcome.held is not None and outcome.held.override is not None
-    }
-    waiting = [over[unit] for unit, outcome in own.items() if outcome.act is Act.WAIT]
+    seen = {unit: outcome.held for unit, outcome in own.items() if outcome.held is not None}
+    over = [f"{unit}: {held.override}" for unit, held in seen.items() if held.override]
+    canaries = [f"{unit}: {held.canary}" for unit, held in seen.items() if held.canary]
+    waiting = [
+        f"{unit}: {seen[unit].lasting}" for unit, outcome in own.items() if outcome.act is Act.WAIT
+    ]
     ready = holds("Ready", "Applied", "the controller holds this policy")
     if waiting:
         ready = fails("Ready", "WaitingForOverride", "; ".join(waiting))
     in_force = holds("InForce", "InForce", "verifiers follow this policy")
     if over:
-        in_force = fails("InForce", "Overridden", "; ".join(over.values()))
+        in_force = fails("InForce", "Overridden", "; ".join(over))
+    elif waiting:
+        in_force = fails("InForce", "WaitingForOverride", "; ".join(waiting))
+    elif canaries:
+        in_force = holds("InForce", "Canary", f"but for a share: {'; '.join(canaries)}")
     return [accepted, ready, in_force]
 
 

@@ -14,6 +14,7 @@ from dspark_operator.spec.parse import SpecError, parse_policy
 from tests.operator.cases import CHART, PROFILES, profile, small
 from tests.operator.test_spec import MISTAKES
 
+WEIGHT = {"priority": 10, "weight": 0.5}
 AGAIN = "run python -m dspark_operator.crd deploy/helm/dspark"
 
 
@@ -154,9 +155,12 @@ def test_a_rule_refuses_what_the_operator_refuses(mistake: str, complaint: str) 
         ({"mode": "Pinned", "draftTokens": 4}, None),
         ({"floor": 1, "cap": 2, "activationSessions": 3, "shadow": True}, None),
         ({"poolName": "verifier", "groupName": "big", "mode": "VerifyAll"}, None),
+        ({"minTokensPerSecond": 5, "priorityWeights": [WEIGHT]}, None),
+        ({"mode": "Off", "minTokensPerSecond": 5}, "floor, cap, activationSessions and min"),
+        ({"mode": "Off", "priorityWeights": [WEIGHT]}, "priorityWeights share out a budget"),
         ({"mode": "Pinned"}, "draftTokens belongs to mode Pinned"),
         ({"draftTokens": 4}, "draftTokens belongs to mode Pinned"),
-        ({"mode": "Off", "cap": 4}, "floor, cap and activationSessions belong to mode Auto"),
+        ({"mode": "Off", "cap": 4}, "floor, cap, activationSessions and minTokens"),
         ({"floor": 3, "cap": 2}, "floor must not be above cap"),
         ({"groupName": "big"}, "groupName needs poolName"),
     ],

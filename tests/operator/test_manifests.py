@@ -244,6 +244,19 @@ def test_the_operator_has_a_token_of_its_own_for_every_service() -> None:
     assert RELEASE.control_key not in json.dumps(children(small()))
 
 
+def test_the_controller_wishes_for_the_first_replicas_and_scales_what_follows_its_load() -> None:
+    spec = small()
+    spec["pools"][1]["groups"][0] |= {
+        "replicas": {"min": 0, "max": 6, "initial": 2}, "scaling": {"idleSeconds": 60.0},
+    }  # fmt: skip
+    settings, _ = _controller(spec)
+    assert settings.initial_replicas == {"verifier-big": 1, "drafter-small": 2}
+    (unit,) = settings.scaling
+    scaled = settings.scaling[unit]
+    assert (unit, scaled.idle_s) == ("drafter-small", 60.0)
+    assert (scaled.min_replicas, scaled.max_replicas) == (0, 6)
+
+
 def test_the_control_api_lets_in_who_has_a_token_and_comes_from_the_right_place() -> None:
     mine = {"name": "ada", "role": "operator", "sha256": "a" * 64}
     spec = small(controller={"apiTokens": [mine]}, network={"controlFrom": [{"team": "serving"}]})

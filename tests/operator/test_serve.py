@@ -22,4 +22,5 @@ def test_serve_and_the_builder_take_every_application() -> None:
             (deployment,) = application["deployments"]
             scaling = AutoscalingConfig(**deployment["autoscaling_config"])
             assert scaling.policy.policy_function == "dspark.app:FollowPlan"
-            assert scaling.max_replicas >= scaling.initial_replicas >= scaling.min_replicas
+            assert scaling.max_replicas >= scaling.min_replicas
+            assert scaling.initial_replicas is None, "Serve goes back to it with every edit"

@@ -29,6 +29,14 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
         lambda s: _group(s).update(engine={"numPages": 1}),
         "spec.pools[0].groups[big].engine.numPages: Input should be greater than or equal to 8",
     ),
+    "a misspelt scaling setting": (
+        lambda s: _group(s).update(scaling={"idleSecond": 1}),
+        "spec.pools[0].groups[big].scaling.idleSecond: unknown key; did you mean idleSeconds?",
+    ),
+    "a count that belongs to the group": (
+        lambda s: s.update(controller={"settings": {"initialReplicas": {}}}),
+        "spec.controller.settings.initialReplicas: unknown key",
+    ),
     "a nested engine setting out of bounds": (
         lambda s: _group(s).update(engine={"drafting": {"deadlineFactor": 0}}),
         "spec.pools[0].groups[big].engine.drafting.deadlineFactor:",

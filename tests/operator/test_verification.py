@@ -1,6 +1,7 @@
 """Verification policies: decisions, claims and status, without a controller."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ WISH = Wish(policy=CALM, reason="VerificationPolicy calm")
 OURS = Layer(policy=CALM, author="dspark-operator", reason=WISH.reason)
 THEIRS = Layer(policy=Policy(cap=8), author="ada", reason="a peak")
 OVERRIDE = Layer(policy=Policy(cap=4), author="ada", reason="a peak", until_unix_s=1_800_000_000.0)
+CANARY = Layer(policy=Policy(cap=2, canary_share=0.1), author="ada", reason="a try")
+BRIEF_CANARY = replace(CANARY, until_unix_s=1_800_000_000.0)
 OLD = Layer(policy=Policy(floor=1), author="dspark-operator", reason=WISH.reason)
 
 
@@ -42,6 +45,10 @@ OLD = Layer(policy=Policy(floor=1), author="dspark-operator", reason=WISH.reason
         (WISH, (OLD, OVERRIDE), Act.WAIT),
         (WISH, (OVERRIDE,), Act.WAIT),
         (Wish(policy=CALM, reason="another"), (OURS,), Act.SET),
+        (WISH, (OURS, CANARY), Act.NOTHING),
+        (WISH, (OLD, CANARY), Act.SET),
+        (WISH, (OLD, BRIEF_CANARY), Act.WAIT),
+        (WISH, (CANARY,), Act.SET),
         (None, (), Act.NOTHING),
         (None, (OURS,), Act.CLEAR),
         (None, (THEIRS,), Act.NOTHING),
@@ -181,6 +188,21 @@ def _told(
             ("False", "Overridden"),
         ),
         (
+            Outcome(held=Held(version=2, layers=(OURS, BRIEF_CANARY))),
+            ("True", "Applied"),
+            ("True", "Canary"),
+        ),
+        (
+            Outcome(held=Held(version=2, layers=(OURS, OVERRIDE, CANARY))),
+            ("True", "Applied"),
+            ("False", "Overridden"),
+        ),
+        (
+            Outcome(act=Act.WAIT, held=Held(version=2, layers=(OLD, BRIEF_CANARY))),
+            ("False", "WaitingForOverride"),
+            ("False", "WaitingForOverride"),
+        ),
+        (
             Outcome(problem="timed out"),
             ("Unknown", "ControllerUnknown"),
             ("Unknown", "ControllerUnknown"),
@@ -226,6 +248,11 @@ def test_an_override_is_told_with_its_author_and_its_end() -> None:
             "floor": st.integers(0, 3),
             "cap": st.integers(0, 3),
             "activationSessions": st.integers(1, 3),
+            "minTokensPerSecond": st.sampled_from([1, 2.5]),
+            "priorityWeights": st.lists(
+                st.fixed_dictionaries({"priority": st.integers(-2, 2), "weight": st.just(2)}),
+                max_size=3,
+            ),
             "groupName": st.just("big"),
             "poolName": st.just("verifier"),
             "shadow": st.booleans(),
@@ -237,6 +264,6 @@ def test_a_spec_that_is_taken_is_a_policy(mode: str, bounds: dict[str, Any]) -> 
     try:
         spec = parse_policy({"spec": {"serviceName": "llm", "mode": mode, **bounds}})
     except SpecError as error:
-        assert str(error).startswith("spec: ")  # noqa: PT017  # both ways are legal here
+        assert str(error).startswith(("spec: ", "spec.priorityWeights: "))  # noqa: PT017  # both ways are legal here
         return
     assert spec.policy().shadow is bounds.get("shadow", False)

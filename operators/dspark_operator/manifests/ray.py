@@ -80,8 +80,9 @@ def serve_config(service: Service) -> str:
 def _application(service: Service, pool: Pool, group: Group) -> Object:
     unit = pool.unit(group)
     autoscaling: Object = {
+        # No initial_replicas: Ray Serve would go back to it with every edit of the configuration,
+        # through a count that harms streams.  The controller wishes for them instead.
         "min_replicas": group.replicas.min,
-        "initial_replicas": group.replicas.start,
         "max_replicas": group.replicas.max,
         "upscale_delay_s": RAY_SETTINGS["upscale_delay_s"],
         "downscale_delay_s": RAY_SETTINGS["downscale_delay_s"],

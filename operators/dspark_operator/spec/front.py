@@ -23,6 +23,7 @@ GATEWAY_RESERVED = ("host", "port", "controller", "fleet_file")
 
 CONTROLLER_RESERVED = (
     "host", "port", "metrics_port", "api_host", "api_port", "api_tokens", "store", "store_prefix",
+    "initial_replicas", "scaling",
 )  # fmt: skip
 """Controller settings that the operator sets itself."""
 

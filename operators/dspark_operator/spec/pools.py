@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark.config.drafter import DrafterSettings
 from dspark.config.prefill import PrefillSettings
+from dspark.config.scaling import ScalingSettings
 from dspark.config.verifier import VerifierSettings
 from dspark_operator.document import Json
 from dspark_operator.spec.base import Name, Part, list_map, refuse_repeated, rules
@@ -85,6 +86,9 @@ class Group(Placement):
     """How many replicas."""
     replicas_per_pod: int = Field(default=1, ge=1, le=64)
     """Replicas that share one pod and its devices."""
+    scaling: dict[str, Json] | None = None
+    """How the group follows its load, in camelCase, within ``replicas``; ``{}`` takes every
+    default; absent: it has the replicas that somebody asked for."""
     resources: Resources = Resources()
     """Of one pod."""
     device: Literal["cpu", "cuda"] | None = None
@@ -125,6 +129,10 @@ class Pool(Part):
                 settings_from(group.engine, ENGINE_SETTINGS[self.role], reserved=ENGINE_RESERVED)
             except ValueError as error:
                 raise ValueError(f"groups[{group.name}].engine.{error}") from None
+            try:
+                settings_from(group.scaling or {}, ScalingSettings)
+            except ValueError as error:
+                raise ValueError(f"groups[{group.name}].scaling.{error}") from None
         return self
 
     def unit(self, group: Group) -> str:
