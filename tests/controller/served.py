@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,18 +31,37 @@ def a_controller(settings: ControllerSettings) -> Controller:
     return controller
 
 
+async def _ticking(controller: Controller, api: ControlApi) -> None:
+    """Plan and sample on the clock of the last report: nobody's lease ends."""
+    while True:
+        controller.tick(0.0, unix_s=time.time())
+        api.trend.sample(controller, now_s=0.0, unix_s=time.time())
+        await asyncio.sleep(0.2)
+
+
 @contextmanager
-def served_api(controller: Controller) -> Iterator[str]:
-    """Serve its control API; yield the URL."""
+def served_api(controller: Controller, *, live: bool = False) -> Iterator[str]:
+    """Serve its control API; yield the URL.
+
+    With ``live`` the controller also plans, as it does in a process of its own.
+    """
     api = ControlApi(controller, Tokens(controller.settings.api_tokens))
     with bind("127.0.0.1", 0, what="a test") as sock:
         server = HttpServer(
             uvicorn.Config(api.app(), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         )
-        thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[sock]),))
+
+        async def serve() -> None:
+            ticking = asyncio.create_task(_ticking(controller, api)) if live else None
+            await server.serve(sockets=[sock])
+            if ticking is not None:
+                ticking.cancel()
+
+        thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
         try:
             yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:
+            api.stopping.set()
             server.should_exit = True
             thread.join(timeout=10.0)

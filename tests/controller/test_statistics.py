@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from dspark.controller.statistics import Statistics
-from tests.fleet_examples import a_curve, a_replica
+from tests.fleet_examples import a_curve, a_replica, a_report
 
 KEY = ("verifier", "curve")
 
@@ -41,3 +44,26 @@ def test_acceptance_is_pooled_by_pool_and_only_when_something_is_new() -> None:
     assert statistics.acceptance()[replica.pool] is first
     statistics.add(replica, [(0.0,)])
     assert statistics.acceptance()[replica.pool].num_vectors == 3
+
+
+def test_what_was_judged_by_position_is_a_share_and_fades() -> None:
+    statistics, pool = Statistics(16), a_replica("v0").pool
+
+    def add(judged: tuple[int, ...], accepted: tuple[int, ...], stated: tuple[float, ...]) -> None:
+        report = replace(
+            a_report("v0"),
+            judged_by_position=judged,
+            accepted_by_position=accepted,
+            confidence_by_position=stated,
+        )
+        statistics.add_judged(pool, report)
+
+    add((100, 80), (80, 20), (75.0, 40.0))
+    assert statistics.judged_by_position(pool) == [(0.8, 0.75), (0.25, 0.5)]
+    add((), (), ())
+    add((19, 19, 19), (19, 19, 19), (19.0, 19.0, 19.0))
+    assert len(statistics.judged_by_position(pool)) == 2, "19 make no share"
+    for _ in range(20):
+        add((2000,), (1000,), (1000.0,))
+    assert statistics.judged_by_position(pool)[0] == pytest.approx((0.5, 0.5), abs=1e-3)
+    assert statistics.judged_by_position(a_replica("x", pool="other").pool) == []

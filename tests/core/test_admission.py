@@ -227,6 +227,16 @@ def test_the_rule_follows_what_is_known(
     assert said in admission.reason
 
 
+def test_the_longer_a_round_waits_beside_its_step_the_more_is_admitted() -> None:
+    drafts = drafts_of([survivals([0.6] * 4), survivals([0.5] * 4)])
+    admitted = [
+        sum(admit_causal(drafts, LINEAR, 64, wait_s=wait_s).values())
+        for wait_s in (0.0, 10.0, 100.0, 1e6)
+    ]
+    assert admitted == sorted(admitted)
+    assert admitted[0] < admitted[-1] == 8
+
+
 def test_weights_share_a_budget_out_and_nothing_else() -> None:
     plain = drafts_of([(0.9, 0.8), (0.9, 0.8), (0.9, 0.8)])
     weighed = [plain[0], replace(plain[1], weight=2.0), replace(plain[2], weight=0.5)]
@@ -251,13 +261,3 @@ def test_weights_move_no_draft_before_its_own_predecessor_nor_ask_what_comes_aft
         shorter = replace(draft, survivals=draft.survivals[: cut + 1])
         others = [one for one in drafts if one.session != draft.session]
         assert admit_top([*others, shorter], budget_tokens)[draft.session] == cut
-
-
-def test_the_longer_a_round_waits_beside_its_step_the_more_is_admitted() -> None:
-    drafts = drafts_of([survivals([0.6] * 4), survivals([0.5] * 4)])
-    admitted = [
-        sum(admit_causal(drafts, LINEAR, 64, wait_s=wait_s).values())
-        for wait_s in (0.0, 10.0, 100.0, 1e6)
-    ]
-    assert admitted == sorted(admitted)
-    assert admitted[0] < admitted[-1] == 8

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dspark.core.observed import MIN_LABELS, Observed
+from dspark.core.observed import MIN_LABELS, Observed, by_position
 
 GAMMA = 4
 
@@ -64,3 +64,21 @@ def test_shorter_blocks_and_underflown_survivals_are_taken() -> None:
     observed.add([])
     observed.add([((0.5,), 1, 1), ((0.5, 0.0, 0.0), 3, 2)])
     assert observed.errors() == (None, None, None)
+
+
+def test_by_position_what_was_accepted_is_what_was_stated_whatever_the_schedule_leaves_out() -> (
+    None
+):
+    for heat, close in ((1.0, True), (3.0, False)):  # the second drafter is too sure of itself
+        for cut in (0.0, 0.3):
+            judged, accepted, stated = by_position(served(40_000, 3, heat=heat, cut=cut))
+            gaps = [abs(a - c) / j for j, a, c in zip(judged, accepted, stated, strict=True)]
+            assert judged[0] >= judged[1] >= accepted[1]
+            assert (max(gaps) < 0.01) is close, (heat, cut, gaps)
+
+
+def test_by_position_counts_only_known_labels() -> None:
+    assert by_position([]) == ((), (), ())
+    judged, accepted, stated = by_position([((0.9, 0.4), 1, 0), ((0.8, 0.4), 2, 2)])
+    assert (judged, accepted) == ((2, 1), (1, 1))
+    assert stated == pytest.approx((1.7, 0.5))

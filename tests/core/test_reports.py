@@ -30,6 +30,16 @@ def test_a_plausible_report_is_believed() -> None:
     assert report_problem(GOOD, block_size=3) is None
 
 
+def by_position(
+    judged: tuple[int, ...], accepted: tuple[int, ...], stated: tuple[float, ...]
+) -> dict[str, Any]:
+    return {
+        "judged_by_position": judged,
+        "accepted_by_position": accepted,
+        "confidence_by_position": stated,
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -49,6 +59,11 @@ def test_a_plausible_report_is_believed() -> None:
         ({"survivals": ((float("nan"),),)}, "do not fall"),
         ({"survivals": ((0.9, 0.8, 0.7, 0.6),)}, "4 values, not 1..3"),
         ({"survivals": ((),)}, "0 values, not 1..3"),
+        ({"judged_by_position": (3,)}, "1, 0 and 0 values"),
+        (by_position((9,) * 4, (1,) * 4, (1.0,) * 4), "4, 4 and 4 values"),
+        (by_position((3,), (4,), (1.0,)), "of 3 drafts judged 4 were accepted"),
+        (by_position((3,), (1,), (3.5,)), "confidences of 3.5 in all"),
+        (by_position((3,), (1,), (float("nan"),)), "confidences of nan in all"),
         ({"step_cells": (a_cell(ratio=9.0),)}, "have ratio 9.0"),
         ({"step_cells": (a_cell(ratio=float("nan")),)}, "have ratio nan"),
         ({"step_cells": (a_cell(steps=-1.0),)}, "-1.0 steps"),

@@ -2,37 +2,24 @@
 
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.metrics_core import Metric
 
-from dspark.telemetry import metrics
+from dspark.telemetry.reference import families
 from tests.operator.cases import ROOT
 
 FOLDER = ROOT / "deploy/observability"
 _ADDED_BY_PROMETHEUS = {"namespace", "pod", "job", "instance", "le"}
-_SUFFIXES = {
-    "counter": ("_total",),
-    "gauge": ("",),
-    "histogram": ("_bucket", "_sum", "_count"),
-    "info": ("_info",),
-}
 
 
 def _exposed() -> dict[str, set[str]]:
     """Every series name of the metrics table, with its labels."""
-    exposed: dict[str, set[str]] = {}
-    for value in vars(metrics).values():
-        describe = getattr(value, "describe", None)
-        if describe is None or isinstance(value, type) or not hasattr(value, "_labelnames"):
-            continue
-        (family,) = describe()
-        assert isinstance(family, Metric)
-        for suffix in _SUFFIXES[family.type]:
-            exposed[f"{family.name}{suffix}"] = set(value._labelnames)
-    return exposed
+    return {name: set(each.labels) for each in families() for name in each.series}
 
 
 def _expressions() -> list[tuple[str, str]]:
@@ -88,3 +75,46 @@ def test_panels_do_not_overlap() -> None:
         }
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def _alerts() -> list[str]:
+    rules = yaml.safe_load((FOLDER / "alerts.yaml").read_text())
+    return [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+
+
+def test_every_alert_has_a_test_and_a_line_in_the_runbook() -> None:
+    tests = (FOLDER / "alerts_test.yaml").read_text()
+    runbook = (ROOT / "docs/operations.md").read_text().partition("## Alerts")[2]
+    for alert in _alerts():
+        fires = f'ALERTS{{alertname="{alert}", alertstate="firing", '
+        assert fires in tests, f"{alert} is never seen to fire"
+        assert f"\n| `{alert}` |" in runbook, alert
+    named = re.findall(r"\n\| `(DSpark\w+)` \|", runbook)
+    assert sorted(named) == sorted(_alerts()), "in the runbook, and no alert"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+def test_prometheus_takes_the_rules_and_fires_them_when_it_should() -> None:
+    for words in (["check", "rules", "alerts.yaml"], ["test", "rules", "alerts_test.yaml"]):
+        done = subprocess.run(
+            ["promtool", *words],
+            cwd=FOLDER,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+def test_control_a_rule_that_is_too_deaf_is_caught(tmp_path: Path) -> None:
+    for name in ("alerts.yaml", "alerts_test.yaml"):
+        text = (FOLDER / name).read_text()
+        (tmp_path / name).write_text(text.replace("> 0.02 *", "> 0.2 *"))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts_test.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "DSparkErrors" in done.stdout + done.stderr

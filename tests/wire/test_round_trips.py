@@ -178,9 +178,12 @@ reports = st.builds(
     guard_checks=st.integers(0, 2**63),
     guard_violations=st.integers(0, 2**63),
     guard_tripped=st.booleans(),
+    judged_by_position=st.lists(u32, max_size=7).map(tuple),
+    accepted_by_position=st.lists(u32, max_size=7).map(tuple),
+    confidence_by_position=st.lists(amount, max_size=7).map(tuple),
+    session_steps=u64,
     queued_prompt_tokens=u64,
     queue_s=amount,
-    session_steps=u64,
 )
 entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(

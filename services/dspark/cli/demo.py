@@ -74,7 +74,7 @@ def demo(
         same = all(lane.identical for lane in lanes)
         if not supervisor.stop_asked.is_set():
             print_summary(console, lanes)
-            say_where(supervisor.gateway_url, settings.model.name)
+            say_where(supervisor.gateway_url, supervisor.api_url, settings.model.name)
             if not once:
                 console.print("serving until Ctrl-C")
                 supervisor.stop_asked.wait()

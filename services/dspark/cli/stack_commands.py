@@ -47,7 +47,7 @@ def up(
     stop_on_signals(supervisor)
     with show_progress(settings.model.name) as show:
         supervisor.start(show)
-    say_where(supervisor.gateway_url, settings.model.name)
+    say_where(supervisor.gateway_url, supervisor.api_url, settings.model.name)
     say_policies(supervisor.api_url)
     try:
         supervisor.watch()
@@ -90,11 +90,12 @@ def stop_on_signals(supervisor: Supervisor) -> None:
         signal.signal(number, ask)
 
 
-def say_where(url: str, model: str) -> None:
+def say_where(url: str, api: str, model: str) -> None:
     """Print where the server is and what to try."""
     console = Console(highlight=False)
     console.print(f"[bold green]ready[/] at [bold]{url}/v1[/] (model {model})")
     console.print(
+        f"  {api}/  the dashboard\n"
         "  dspark chat          talk to it\n"
         "  dspark status        pools, budgets, acceptance\n"
         f"  curl {url}/v1/completions -H 'content-type: application/json' \\\n"
@@ -129,7 +130,7 @@ def _start_detached(folder: Path) -> None:
             record = read_record(folder)
             mine = record is not None and record.supervisor_pid == child.pid
             if record is not None and mine and record.phase == "ready":
-                say_where(record.gateway, record.model)
+                say_where(record.gateway, record.api, record.model)
                 say_policies(record.api)
                 return
             time.sleep(_POLL_S)

@@ -154,6 +154,8 @@ def _render(state: dict[str, Any]) -> RenderableType:
             f"  {state['gateway']}/v1  model {state['model']}  (logs: {state['state_dir']}/logs)"
         )
     lines: list[RenderableType] = [head]
+    if state["controller"]["api"]:
+        lines.append(f"  dashboard: {state['controller']['api']}/")
     if state["problem"]:
         lines.append(f"  {state['problem']}")
     for name, child in state["processes"].items():

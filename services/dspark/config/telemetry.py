@@ -24,7 +24,7 @@ class TelemetrySettings(Settings):
 
     def environment(self) -> dict[str, str]:
         """Return it as environment variables."""
-        made = {"DSPARK_LOG_FORMAT": self.log_format}
+        made: dict[str, str] = {"DSPARK_LOG_FORMAT": self.log_format}
         if self.otlp_endpoint is not None:
             made |= {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp_endpoint,

@@ -149,6 +149,8 @@ class Controller:
             assert replica is not None
             if report.survivals and replica.role is Role.VERIFIER:
                 self.statistics.add(replica, report.survivals)
+            if report.judged_by_position:
+                self.statistics.add_judged(replica.pool, report)
             if report.budget_epoch is not None and report.budget_epoch > self.plan.epoch:
                 # Of a predecessor that forgot its term: ours must be newer to be taken.
                 self.plan = replace(self.plan, epoch=report.budget_epoch)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from dspark.core.curve import Curve, curve_problem, make_curve
-from dspark.core.fleet import Replica
+from dspark.core.fleet import LoadReport, Replica
 from dspark.core.ids import PoolName
 from dspark.core.issue import BudgetKey
 from dspark.core.reports import MAX_VECTORS
@@ -14,6 +14,8 @@ from dspark.core.reservoir import Acceptance, Reservoir, pool_survivals
 MAX_CURVES = 64
 """Classes whose curves are remembered, those with replicas among them."""
 
+_HALF_LIFE_ROUNDS = 2000
+_MIN_JUDGED = 20.0  # fewer make no share
 _CURVES_POOLED = 5  # replicas whose measurements make a class's curve
 
 
@@ -24,6 +26,7 @@ class Statistics:
         self._reservoir_size = reservoir_size
         self._reservoirs: dict[PoolName, Reservoir] = {}
         self._acceptance: dict[PoolName, tuple[int, Acceptance]] = {}
+        self._judged: dict[PoolName, list[tuple[float, float, float]]] = {}
         self._curves: dict[BudgetKey, Curve] | None = None  # None: to be made again
         self._remembered: dict[BudgetKey, Curve] = {}
 
@@ -32,6 +35,28 @@ class Statistics:
         if replica.pool not in self._reservoirs:
             self._reservoirs[replica.pool] = Reservoir(self._reservoir_size)
         self._reservoirs[replica.pool].add(replica.name, survivals[-MAX_VECTORS:])
+
+    def add_judged(self, pool: PoolName, report: LoadReport) -> None:
+        """Take in drafts judged, accepted and their confidences by position; old ones fade."""
+        fresh = list(
+            zip(
+                report.judged_by_position,
+                report.accepted_by_position,
+                report.confidence_by_position,
+                strict=True,
+            )
+        )
+        mine = self._judged.setdefault(pool, [])
+        mine += [(0.0, 0.0, 0.0)] * (len(fresh) - len(mine))
+        fade = 0.5 ** (fresh[0][0] / _HALF_LIFE_ROUNDS) if fresh else 1.0
+        for k, old in enumerate(mine):
+            new = fresh[k] if k < len(fresh) else (0, 0, 0.0)
+            mine[k] = (fade * old[0] + new[0], fade * old[1] + new[1], fade * old[2] + new[2])
+
+    def judged_by_position(self, pool: PoolName) -> list[tuple[float, float]]:
+        """Return (share accepted, mean confidence) of drafts judged, by position, where known."""
+        known = self._judged.get(pool, [])
+        return [(kept / seen, said / seen) for seen, kept, said in known if seen >= _MIN_JUDGED]
 
     def depart(self, replica: Replica) -> None:
         """Note that a replica left."""

@@ -1,6 +1,6 @@
 """The fleet as last observed: replicas, pools and their load reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -44,9 +44,14 @@ class Compatibility:
     page_tokens: int
     rows_dtype: str
 
-    def mismatch(self, other: "Compatibility") -> str | None:
-        """Return "field: ours != theirs" for the first field that differs, or None."""
-        for name in self.__slots__:
+    def mismatch(self, other: "Compatibility", fields: Sequence[str] = ()) -> str | None:
+        """Return "field: ours != theirs" for the first field that differs, or None.
+
+        Args:
+            other: The other side.
+            fields: Which ones count; none named: all.
+        """
+        for name in fields or self.__slots__:
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 return f"{name}: {ours!r} here, {theirs!r} there"
@@ -105,9 +110,12 @@ class LoadReport:
     guard_checks: int = 0
     guard_violations: int = 0
     guard_tripped: bool = False
+    judged_by_position: tuple[int, ...] = ()
+    accepted_by_position: tuple[int, ...] = ()
+    confidence_by_position: tuple[float, ...] = ()
+    session_steps: int = 0
     queued_prompt_tokens: int = 0
     queue_s: float = 0.0
-    session_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

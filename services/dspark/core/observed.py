@@ -28,6 +28,25 @@ Observation = tuple[tuple[float, ...], int, int]
 """(survivals as drafted, positions whose label is known, drafts accepted) of one round."""
 
 
+def by_position(
+    rounds: Sequence[Observation],
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Return by position: drafts whose label is known, those accepted, the sum of confidences.
+
+    All three are of the same drafts, so that what the schedule leaves out bends no comparison.
+    """
+    longest = max((known for _, known, _ in rounds), default=0)
+    judged, accepted, stated = [0] * longest, [0] * longest, [0.0] * longest
+    for survivals, known, kept in rounds:
+        before = 1.0
+        for k, survival in enumerate(survivals[:known]):
+            judged[k] += 1
+            accepted[k] += k < kept
+            stated[k] += min(survival / before, 1.0) if before else 0.0
+            before = survival
+    return tuple(judged), tuple(accepted), tuple(stated)
+
+
 class Observed:
     """Confidences of one sampling mode against what happened, by position; mutable."""
 

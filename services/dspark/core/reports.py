@@ -62,6 +62,9 @@ def report_problem(report: LoadReport, *, block_size: int) -> str | None:
         return f"budget_epoch is {report.budget_epoch}"
     if report.budget_term is not None and report.budget_term > MAX_EPOCH:
         return f"budget_term is {report.budget_term}"
+    problem = _positions_problem(report, block_size)
+    if problem is not None:
+        return problem
     for vector in report.survivals:
         problem = _vector_problem(vector, block_size)
         if problem is not None:
@@ -78,6 +81,17 @@ def _cells_problem(cells: tuple[StepCell, ...]) -> str | None:
             return f"{cell.steps} steps of {cell.batch_tokens} tokens have ratio {cell.ratio}"
         if not 1 <= cell.sessions <= cell.batch_tokens:
             return f"steps of {cell.batch_tokens} tokens have {cell.sessions} sessions"
+    return None
+
+
+def _positions_problem(report: LoadReport, block_size: int) -> str | None:
+    judged, accepted = report.judged_by_position, report.accepted_by_position
+    stated = report.confidence_by_position
+    if not len(judged) == len(accepted) == len(stated) <= block_size:
+        return f"by position there are {len(judged)}, {len(accepted)} and {len(stated)} values"
+    for j, a, c in zip(judged, accepted, stated, strict=True):
+        if a > j or not -_SLACK <= c <= j * (1 + _SLACK):
+            return f"of {j} drafts judged {a} were accepted, with confidences of {c} in all"
     return None
 
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"dspark gateway: {error}", file=sys.stderr)
         return 1
-    tracing.flush()
+    tracing.stop()
     return 0
 
 

@@ -46,6 +46,10 @@ VERIFY_STEP_SECONDS = _histogram(
     "dspark_verify_step_duration_seconds", "Duration of one verify step", _STEP_SECONDS, "pool"
 )
 SPS_PROFILE_INFO = Info("dspark_sps_profile", "Curve in use", registry=REGISTRY)
+SPS_PROFILE_ERROR = _gauge(
+    "dspark_sps_profile_error_ratio",
+    "How far live steps are from the profiled curve, over its step time, in the mean",
+    "pool")  # fmt: skip
 
 # Drafting
 DRAFT_REQUESTS = _counter(

@@ -73,6 +73,16 @@ def flush() -> None:
         _provider.force_flush(_FLUSH_MS)
 
 
+def stop() -> None:
+    """Send what is left, and nothing more; blocks."""
+    global _provider
+    flush()
+    with _lock:
+        provider, _provider = _provider, None
+    if provider is not None:
+        provider.shutdown()
+
+
 def tracer() -> trace.Tracer:
     """Return what makes spans; they record nothing while tracing is off."""
     return trace.NoOpTracer() if _provider is None else _provider.get_tracer("dspark")

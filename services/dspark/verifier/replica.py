@@ -14,6 +14,7 @@ from dspark.core.curve import Curve
 from dspark.core.draft import Rows
 from dspark.core.fleet import LoadReport, ReplicaState, Role
 from dspark.core.ids import Epoch, SessionId, Term
+from dspark.core.observed import by_position
 from dspark.core.pages import PageAllocator
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
@@ -247,8 +248,10 @@ class VerifierReplica:
         assert engine is not None
         assert cell is not None
         now_s = time.monotonic()
+        observed = engine.window.take_observed()
         if self._calibration is not None:
-            self._calibration.update(engine.window.take_observed())
+            self._calibration.update(observed)
+        judged, accepted, stated = by_position([seen for _, seen in observed])
         desk = engine.desk
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,
@@ -263,6 +266,10 @@ class VerifierReplica:
         for cause, count in fates.items():
             metrics.DRAFT_REQUESTS.labels(self._settings.pool, cause).inc(count)
         pages = engine.intake.pages
+        if engine.refinement is not None and engine.refinement.cells:
+            cells = engine.refinement.cells
+            error = sum(c.steps * abs(c.ratio - 1) for c in cells) / sum(c.steps for c in cells)
+            metrics.SPS_PROFILE_ERROR.labels(self._settings.pool).set(error)
         metrics.BUDGET_EPOCH.labels(self._settings.pool).set(cell.epoch(now_s))
         metrics.VLLM_KV_USAGE.labels(self._model.name).set(1 - pages.free_pages / pages.num_pages)
         moved = {kind: total - self._reported_bytes[kind] for kind, total in totals.items()}
@@ -280,6 +287,9 @@ class VerifierReplica:
             budget_term=Term(cell.term) or None,
             draft_outcomes=fates,
             wire_bytes=moved,
+            judged_by_position=judged,
+            accepted_by_position=accepted,
+            confidence_by_position=stated,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
         return report

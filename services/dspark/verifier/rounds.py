@@ -147,8 +147,8 @@ class Rounds:
             curve=self.curve,
             max_batch_tokens=self._max_batch_tokens,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
-            weights=self._budget.weights(began_s),
             wait_s=0.0 if self.price is None else self.price.wait_s,
+            weights=self._budget.weights(began_s),
         )
         planned_s = self._clock()
         chosen = self._target.step(step.segments)

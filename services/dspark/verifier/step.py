@@ -54,8 +54,8 @@ def plan_step(
     curve: Curve | None,
     max_batch_tokens: int,
     prefill_chunk_tokens: int,
-    weights: Mapping[int, float] = MappingProxyType({}),
     wait_s: float = 0.0,
+    weights: Mapping[int, float] = MappingProxyType({}),
 ) -> VerifyStep:
     """Choose every session's verified prefix and lay out the batch.
 
@@ -67,8 +67,8 @@ def plan_step(
         curve: The replica's own curve.
         max_batch_tokens: Bound on the forward; every decoding session has one token of it.
         prefill_chunk_tokens: Most prompt tokens of one session in a step.
-        weights: Of drafts, by their session's priority; 1 where it is not listed.
         wait_s: Seconds of a round beyond its step, known before these drafts were made.
+        weights: Of drafts, by their session's priority; 1 where it is not listed.
     """
     candidates = [
         SessionDraft(

@@ -193,9 +193,12 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         guard_checks=report.guard_checks,
         guard_violations=report.guard_violations,
         guard_tripped=report.guard_tripped,
+        judged_by_position=report.judged_by_position,
+        accepted_by_position=report.accepted_by_position,
+        confidence_by_position=report.confidence_by_position,
+        session_steps=report.session_steps,
         queued_prompt_tokens=report.queued_prompt_tokens,
         queue_seconds=report.queue_s,
-        session_steps=report.session_steps,
     )
 
 
@@ -241,9 +244,12 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         guard_checks=message.guard_checks,
         guard_violations=message.guard_violations,
         guard_tripped=message.guard_tripped,
+        judged_by_position=tuple(message.judged_by_position),
+        accepted_by_position=tuple(message.accepted_by_position),
+        confidence_by_position=tuple(message.confidence_by_position),
+        session_steps=message.session_steps,
         queued_prompt_tokens=message.queued_prompt_tokens,
         queue_s=message.queue_seconds,
-        session_steps=message.session_steps,
     )
 
 

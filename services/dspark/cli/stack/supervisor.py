@@ -90,7 +90,7 @@ class Supervisor:
 
     @property
     def api_url(self) -> str:
-        """Where the control API is."""
+        """Where the control API and the dashboard are."""
         controller = self.settings.controller
         host = "127.0.0.1" if controller.api_host in {"0.0.0.0", "::"} else controller.api_host
         return f"http://{host}:{controller.api_port}"

@@ -186,7 +186,11 @@ class PoolShape(Shape):
     verified_tokens_per_step: float | None
     """Draft tokens verified in a step, by the newest reports."""
     survival: list[float]
-    """Mean survival by position, of the rounds that are known."""
+    """Mean survival by position as stated by confidences, of the rounds that are known."""
+    acceptance: list[float]
+    """Share of drafts accepted by position, of those verified with all before them accepted."""
+    confidence: list[float]
+    """Mean confidence of the same drafts."""
     busy_share: float | None
     """Mean share of the time that replicas spent in steps; the rest is the bubble."""
     policy: PolicyShape | None

@@ -163,7 +163,8 @@ def pool_shape(
     accepted = sum(load.accepted_draft_tokens for load in loads)
     plan = controller.plan
     issued = [one for key, one in plan.issued.items() if key[0] == pool]
-    judged = role is Role.VERIFIER
+    has_budget = role is Role.VERIFIER
+    judged = controller.statistics.judged_by_position(pool)
     return PoolShape(
         name=pool,
         role=role.value,
@@ -175,9 +176,13 @@ def pool_shape(
         accepted_length=1 + accepted / rounds if rounds else None,
         verified_tokens_per_step=_verified(loads),
         survival=controller.statistics.survival_by_position(pool),
+        acceptance=[share for share, _ in judged],
+        confidence=[stated for _, stated in judged],
         busy_share=fmean(load.busy_share for load in loads) if loads else None,
         policy=(
-            PolicyShape.of(policy_of(controller.policies.layers(pool, unix_s))) if judged else None
+            PolicyShape.of(policy_of(controller.policies.layers(pool, unix_s)))
+            if has_budget
+            else None
         ),
         version=controller.policies.version(pool),
         budget="; ".join(dict.fromkeys(one.budget.reason for one in issued)) or None,

@@ -1,44 +1,40 @@
 // Acceptance: by position, as the fleet states it and as this tab measured it, and by kind of text.
 
 import { dot, frame, label, line, rule } from "./chart.js";
-import { byId, el, number, percent, plural, show } from "./dom.js";
+import { byId, columnWidth, el, number, percent, show } from "./dom.js";
 
-/** Draw it. survival: a_1 .. a_n of committed rounds; tallies: of draft.js. */
-export function draw(survival, rounds, tallies) {
-  show(byId("acceptance"), byPosition(survival, rounds, sum(tallies)), byKind(tallies));
+/** Draw it. pool: as the API has it; rounds: committed ones that are known; tallies: of draft.js. */
+export function draw(pool, rounds, tallies) {
+  show(byId("acceptance"), byPosition(pool, rounds), byKind(tallies));
 }
 
-function sum(tallies) {
-  const all = { rounds: 0, judged: [], kept: [] };
-  for (const one of tallies.values()) {
-    all.rounds += one.rounds;
-    for (const key of ["judged", "kept"]) one[key].forEach((count, index) => (all[key][index] = (all[key][index] ?? 0) + count));
-  }
-  return all;
-}
-
-function byPosition(survival, rounds, mine) {
-  const caption = el("figcaption", {}, el("span", { class: "title" }, "By position in the draft"), el("span", { class: "aside" }, "chance that it and all before it are accepted"));
-  const count = Math.max(survival.length, mine.judged.length);
+function byPosition({ survival, acceptance, confidence }, rounds) {
+  const caption = el("figcaption", {}, el("span", { class: "title" }, "By position in the draft"), el("span", { class: "aside" }, "of drafts that were judged, and what confidences said"));
+  const count = Math.max(survival.length, acceptance.length);
   if (!count) return el("figure", {}, caption, el("p", { class: "note" }, "No committed round is known yet."));
-  const { root, x, y } = frame({ width: 460, height: 200, right: 90, x: [1, Math.max(count, 2)], y: [0, 1], label: "Acceptance by position" });
-  root.append(rule(x(1) - 8, y(0), x(Math.max(count, 2)), y(0), "axis"));
+  const last = Math.max(count, 2);
+  const { root, x, y } = frame({ width: columnWidth(byId("acceptance"), 460), height: 210, right: 76, x: [1, last], y: [0, 1], label: "Acceptance by position" });
+  root.append(rule(x(1) - 8, y(0), x(last), y(0), "axis"));
   root.append(label(x(1) - 14, y(1) + 4, "1", "tick", "end"), label(x(1) - 14, y(0) + 3, "0", "tick", "end"));
   for (let position = 1; position <= count; position += 1) root.append(label(x(position), y(0) + 13, position, "tick", "middle"));
-  if (survival.length) {
-    const points = survival.map((value, index) => [x(index + 1), y(value)]);
-    root.append(line(points, "ink"));
-    points.forEach(([px, py], index) => root.append(dot(px, py, "point", 2.2), label(px, py - 7, number(survival[index], 2), "tick", "middle")));
-    root.append(label(points.at(-1)[0] + 8, points.at(-1)[1] + 4, "stated, fleet", "tick"));
+  const draws = [
+    { values: survival, kind: "thin", name: "survival", below: true },
+    { values: confidence, kind: "bound", name: "stated" },
+    { values: acceptance, kind: "accent", name: "accepted" },
+  ];
+  const taken = [];
+  for (const { values, kind, name, below } of draws) {
+    if (!values.length) continue;
+    const points = values.map((value, index) => [x(index + 1), y(value)]);
+    root.append(line(points, kind));
+    if (kind !== "bound") points.forEach(([px, py], index) => root.append(dot(px, py, `dot ${kind}`, 2.4), label(px, py + (below ? 15 : -7), number(values[index], 2), below ? "tick" : "accent", "middle")));
+    let at = points.at(-1)[1] + 4;
+    while (taken.some((other) => Math.abs(other - at) < 12)) at += 2;
+    taken.push(at);
+    root.append(label(points.at(-1)[0] + 16, at, name, below ? "tick" : "accent"));
   }
-  mine.judged.forEach((judged, index) => root.append(dot(x(index + 1), y(mine.kept[index] / judged), "hollow accent", 4)));
-  if (mine.judged.length) {
-    const height = y(mine.kept.at(-1) / mine.judged.at(-1));
-    const clash = survival.length === mine.judged.length && Math.abs(height - y(survival.at(-1))) < 12;
-    root.append(label(x(mine.judged.length) + 8, height + (clash ? 16 : 4), "seen, this tab", "accent"));
-  }
-  const tab = mine.rounds ? ` Circles: accepted of what was verified in the ${plural(mine.rounds, "round")} of this tab.` : "";
-  return el("figure", {}, caption, root, el("p", { class: "note" }, `Line: mean stated survival of ${rounds === null ? "the" : number(rounds)} committed rounds, which budgets are computed from.${tab}`));
+  return el("figure", {}, caption, root, el("p", { class: "note" },
+    `Accepted: share of the drafts verified with all before them accepted. Stated: the mean confidence of the same drafts; far from it, calibrate. Survival: the stated chance that a draft and all before it are accepted, over ${rounds === null ? "the" : number(rounds)} committed rounds: what budgets are computed from.`));
 }
 
 function byKind(tallies) {

@@ -1,23 +1,23 @@
 // The budget of a pool: what decides it, Theta, the SPS curve with the operating point, the table.
 
 import { ceiling, dot, frame, label, line, rule } from "./chart.js";
-import { byId, el, number, plural, show, svg } from "./dom.js";
+import { byId, columnWidth, el, number, plural, show, svg } from "./dom.js";
 
-const WIDTH = 460;
 const HEIGHT = 220;
 const TRAIL = 60;
 
 /** Draw a pool's budget; samples are its trend. */
-export function draw(budget, curves, samples, full) {
+export function draw(budget, curves, samples) {
   const place = byId("budget");
   if (!budget.classes.length) {
     show(place, el("p", { class: "note" }, "No budget yet: a verifier has to be ready, and the controller has to have planned once. Until then each verifier admits by its own curve."));
     return;
   }
-  show(place, budget.classes.map((why) => classOf(why, budget, curves, samples, full)));
+  const width = columnWidth(byId("acceptance"), 460); // the same grid
+  show(place, budget.classes.map((why) => classOf(why, budget, curves, samples, width)));
 }
 
-function classOf(why, budget, curves, samples, full) {
+function classOf(why, budget, curves, samples, width) {
   const curve = curves.find((one) => one.pool === budget.pool && one.version === why.curve_version);
   return el(
     "div", { class: "class" },
@@ -36,7 +36,7 @@ function classOf(why, budget, curves, samples, full) {
       `term ${why.term}, epoch ${why.epoch}`,
       why.reason,
     ].join(" · ")),
-    el("div", { class: "halves" }, theta(why, budget.policy, full), sps(why, curve, samples)),
+    el("div", { class: "halves" }, theta(why, budget.policy, width), sps(why, curve, samples, width)),
     table(why),
   );
 }
@@ -49,14 +49,14 @@ function verdict(entry) {
   return ["verifies at most ", el("b", {}, plural(entry, "draft"))];
 }
 
-function theta(why, policy, full) {
+function theta(why, policy, width) {
   const caption = el("figcaption", {}, el("span", { class: "title" }, "Θ: tokens a second of a replica"), el("span", { class: "aside" }, "by draft tokens verified in a step"));
   if (!why.theta.length) return el("figure", {}, caption, el("p", { class: "note" }, "Nothing to compute it from: no usable curve, or no committed round yet. Everything is verified."));
   const last = why.theta.at(-1)[0];
   const off = why.off_tokens_per_s;
   const values = why.theta.map((point) => point[1]);
   const high = ceiling([...values, off ?? 0], 1);
-  const { root, x, y } = frame({ width: WIDTH, height: HEIGHT, x: [0, Math.max(last, 1)], y: [0, high], label: "Theta" });
+  const { root, x, y } = frame({ width, height: HEIGHT, x: [0, Math.max(last, 1)], y: [0, high], label: "Theta" });
   const base = y(0);
   const bounds = { low: policy.floor ?? 0, high: policy.cap ?? last };
   if (bounds.high < last) root.append(svg("rect", { x: x(bounds.high), y: y(high), width: x(last) - x(bounds.high), height: base - y(high), class: "barred" }), label(x(bounds.high) + 4, y(high) + 10, `cap ${bounds.high}`, "warn"));
@@ -67,7 +67,7 @@ function theta(why, policy, full) {
   if (off !== null) root.append(rule(x(0), y(off), x(last), y(off), "dotted"), label(x(last), y(off) - 4, `without drafting ${number(off)}`, "tick", "end"));
   root.append(line(why.theta.map(([k, value]) => [x(k), y(value)]), "ink"));
   const at = (entry) => (entry === "off" ? [x(0), y(off ?? 0)] : point(why.theta, entry === "all" ? last : Math.min(entry, last), x, y));
-  if (why.planned_entry !== why.entry) root.append(dot(...at(why.planned_entry), "hollow", 4), label(...beside(at(why.planned_entry), x(last), 14), `planned ${why.planned_entry}`, "tick", anchor(at(why.planned_entry), x(last))));
+  if (why.planned_entry !== why.entry) root.append(dot(...at(why.planned_entry), "hollow", 4), label(...beside(at(why.planned_entry), x(last), 18), `planned ${why.planned_entry}`, "tick", anchor(at(why.planned_entry), x(last))));
   const now = at(why.entry);
   root.append(dot(...now, "dot accent", 4.5), label(...beside(now, x(last), -9), `now ${why.entry}`, "strong", anchor(now, x(last))));
   return el("figure", {}, caption, root);
@@ -81,7 +81,7 @@ function point(pairs, k, x, y) {
 const anchor = (at, edge) => (at[0] > edge - 60 ? "end" : "start");
 const beside = (at, edge, dy) => [at[0] + (anchor(at, edge) === "end" ? -6 : 6), at[1] + dy];
 
-function sps(why, curve, samples) {
+function sps(why, curve, samples, width) {
   const caption = el("figcaption", {}, el("span", { class: "title" }, "SPS: steps a second of a replica"), el("span", { class: "aside" }, "by tokens in a step"));
   if (!curve || !curve.points.length) return el("figure", {}, caption, el("p", { class: "note" }, "No curve was measured (profile_at_start), so nothing is trimmed."));
   const counts = [...new Set(curve.points.map((one) => one.sessions))].sort((a, b) => a - b);
@@ -91,7 +91,7 @@ function sps(why, curve, samples) {
   const speed = (one) => 1000 / one.step_ms;
   const largest = Math.max(2, ...[...rows.values()].flat().map((one) => one.batch_tokens), ...measured.map((one) => one.batch_tokens));
   const high = ceiling([...[...rows.values()].flat(), ...measured].map(speed), 1);
-  const { root, x, y } = frame({ width: WIDTH, height: HEIGHT, right: 64, x: [1, largest], y: [0, high], log: true, label: "SPS curve" });
+  const { root, x, y } = frame({ width, height: HEIGHT, right: 64, x: [1, largest], y: [0, high], log: true, label: "SPS curve" });
   const base = y(0);
   root.append(rule(x(1), base, x(largest), base, "axis"));
   root.append(label(x(1) - 5, y(high) + 4, number(high), "tick", "end"), label(x(1) - 5, base + 3, "0", "tick", "end"));
@@ -134,8 +134,8 @@ function table(why) {
     return el("th", { scope: "col" }, open ? `${run.from}+` : run.from === run.to ? run.from : `${run.from}–${run.to}`);
   });
   const current = why.table.find((row) => why.context_tokens <= row.max_context_tokens) ?? why.table.at(-1);
-  return el("div", { class: "scroll" }, el("table", { class: "budget" },
-    el("caption", {}, "Draft tokens a step verifies, by context (rows) and sessions in the step (columns). ", el("span", { class: "aside" }, "Outlined: the step that replicas run now.")),
+  const meaning = "Draft tokens a step verifies, by context (rows) and sessions in the step (columns). Outlined: the step that replicas run now.";
+  return [el("p", { class: "note" }, meaning), el("div", { class: "scroll" }, el("table", { class: "budget", "aria-label": meaning },
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "context"), head)),
     el("tbody", {}, why.table.map((row, index) => el("tr", {},
       el("th", { scope: "row" }, index === why.table.length - 1 && why.table.length > 1 ? `${number(why.table[index - 1].max_context_tokens)}+` : index === 0 && why.table.length === 1 ? "any" : `≤ ${number(row.max_context_tokens)}`),
@@ -143,7 +143,7 @@ function table(why) {
         const entry = at(row, run.from);
         const before = planned(row) ? at(planned(row), run.from) : entry;
         const here = row === current && why.sessions >= run.from && (why.sessions <= run.to || run === runs.at(-1));
-        return el("td", { class: [here ? "here" : "", typeof entry === "string" ? entry : ""].join(" ") }, entry, before !== entry ? el("s", { title: "planned, before the policy" }, before) : "");
+        return el("td", { class: [here ? "here" : "", typeof entry === "string" ? entry : ""].join(" ") }, entry, before !== entry ? [" ", el("s", { title: "planned, before the policy" }, before)] : "");
       }),
-    )))));
+    )))))];
 }

@@ -57,9 +57,8 @@ export function ceiling(values, least) {
  * series: [{kind, step, values: [number|null]}], of which the first one's last value is told.
  * marks: [{t, text}], hairlines where people or the controller changed something.
  */
-export function overTime({ title, unit, times, series, marks, span, at, least, digits = null }) {
-  const width = 280;
-  const height = 112;
+export function overTime({ title, unit, times, series, marks, span, at, least, digits = null, width }) {
+  const height = 100;
   const end = times.at(-1) ?? Date.now() / 1000;
   const high = ceiling(series.flatMap((one) => one.values), least);
   const chart = frame({ width, height, left: 2, right: 30, top: 8, x: [end - span, end], y: [0, high], label: title });

@@ -27,6 +27,12 @@ function fill(node, attributes, children) {
 /** Return the element of that id. */
 export const byId = (id) => document.getElementById(id);
 
+/** Return the width in pixels of a column of a grid, so that charts are drawn at their own size. */
+export function columnWidth(grid, otherwise) {
+  const first = Number.parseFloat(getComputedStyle(grid).gridTemplateColumns);
+  return Number.isFinite(first) && first > 0 ? Math.round(first) : otherwise;
+}
+
 /** Replace what a place shows. */
 export function show(place, ...children) {
   place.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));

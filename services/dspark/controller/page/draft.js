@@ -101,7 +101,7 @@ function round(step, tally) {
     ...step.committed.slice(0, accepted).map((text, index) => chip("accepted", draft[index].confidence, text, `draft ${index + 1}, confidence ${number(draft[index].confidence, 2)}`, true)),
     ...own.map((text) => chip("own", null, text, "the target's own", true)),
   );
-  const last = draft.length ? `${accepted} of ${verified} accepted${verified < draft.length ? `, ${draft.length - verified} trimmed` : ""}` : tally.rounds || tally.tokens > 1 ? "no draft" : "first token";
+  const last = draft.length ? verdict(draft.length, verified, accepted) : tally.rounds || tally.tokens > 1 ? "no draft" : "first token";
   const entry = el("li", {},
     el("span", { class: "tokens" },
       draft.map((token, index) => {
@@ -123,6 +123,11 @@ function round(step, tally) {
   tally.verified += verified;
   tally.accepted += accepted;
   remember(tally.kind, draft, verified, accepted);
+}
+
+function verdict(drafted, verified, accepted) {
+  if (!verified) return `all ${drafted} trimmed`;
+  return `${accepted} of ${verified} accepted${verified < drafted ? `, ${drafted - verified} trimmed` : ""}`;
 }
 
 const WORDS = {

@@ -39,7 +39,8 @@ function group(pool) {
       el("td", {}, pool.role === "verifier" ? number(pool.tokens_per_s) : "–"),
       el("td", {}, bar(pool.busy_share)),
       el("td", { class: "wide" }, pages(sum((r) => r.free_pages), sum((r) => r.total_pages))),
-      el("td", { class: "wide" }, "–"), el("td", { class: "wide" }, "–")),
+      el("td", { class: "wide" }, range(pool.replicas.map((r) => r.budget_epoch))),
+      el("td", { class: "wide" }, pool.replicas.length ? `${duration(Math.max(...pool.replicas.map((r) => r.seconds_since_report)))} ago` : "–")),
     rows);
 }
 
@@ -61,6 +62,13 @@ function pages(free, total) {
   return total ? [bar((total - free) / total), el("small", {}, ` of ${number(total)}`)] : "–";
 }
 
+function range(epochs) {
+  const known = epochs.filter((epoch) => epoch !== null);
+  if (!known.length) return "–";
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  return low === high ? low : `${low}–${high}`;
+}
+
 function bar(share) {
   if (share === null || share === undefined) return "–";
   const meter = svg("svg", { class: "bar", width: 46, height: 8, viewBox: "0 0 46 8", "aria-hidden": true },
@@ -74,7 +82,7 @@ export function headline(pool, pools) {
   const verifiers = plural(pool.ready_replicas, "verifier");
   const active = pool.replicas.reduce((sum, one) => sum + one.active_sessions, 0);
   const drafters = pools.filter((one) => one.role === "drafter").reduce((sum, one) => sum + one.ready_replicas, 0);
-  const accepted = pool.accepted_length === null ? "" : [", ", el("b", {}, number(pool.accepted_length, 2)), " of them a round with a draft"];
+  const accepted = pool.accepted_length === null ? "" : ["; a drafted round commits ", el("b", {}, number(pool.accepted_length, 2))];
   if (!pool.ready_replicas) return ["No verifier is ready in ", el("b", {}, pool.name), ": nothing is served from it."];
   if (!active) return [el("b", {}, verifiers), ` and ${plural(drafters, "drafter")} wait for work.`];
   return [el("b", {}, verifiers), ` and ${plural(drafters, "drafter")} serve `, el("b", {}, plural(active, "session")), " at ", el("b", {}, `${number(pool.tokens_per_s)} tokens/s`), accepted, "."];

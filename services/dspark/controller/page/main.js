@@ -82,7 +82,7 @@ function render() {
   show(byId("headline"), fleet.headline(pool, pools));
   const full = Math.max(1, ...(state.budget?.classes ?? []).map((why) => why.theta.at(-1)?.[0] ?? 0));
   trend.draw(pool.name, events.marks(pool.name), full);
-  budget.draw(state.budget, state.curves, trend.of(pool.name), full);
+  budget.draw(state.budget, state.curves, trend.of(pool.name));
   renderAcceptance();
   policy.draw(state.policy, state.changes);
 }
@@ -91,7 +91,7 @@ function renderAcceptance() {
   const pool = state.fleet?.pools.find((one) => one.name === state.pool);
   if (!pool) return;
   const rounds = state.budget?.classes.reduce((most, why) => Math.max(most, why.committed_rounds), 0) ?? null;
-  acceptance.draw(pool.survival, rounds, draft.measured());
+  acceptance.draw(pool, rounds, draft.measured());
 }
 
 function renderPulse() {

@@ -1,7 +1,7 @@
 // The last minutes of a pool, as small multiples that share their time axis.
 
 import { overTime } from "./chart.js";
-import { byId, clock, el, number, show } from "./dom.js";
+import { byId, clock, columnWidth, el, number, show } from "./dom.js";
 
 const SPAN_S = 20 * 60;
 
@@ -71,11 +71,12 @@ function drawNow(pool, marks, full) {
     },
     { title: "Step", unit: "ms", least: 5, series: [{ kind: "ink", values: values((s) => s.step_ms) }], note: (s) => ["", s.batch_tokens === null ? "no steps" : `${number(s.batch_tokens)} tokens in it`] },
   ];
-  show(place, charts.map((chart) => figure(chart, { times, marks, span, mine })));
+  const width = columnWidth(place, 240);
+  show(place, charts.map((chart) => figure(chart, { times, marks, span, mine, width })));
 }
 
-function figure(chart, { times, marks, span, mine }) {
-  const drawnChart = overTime({ ...chart, times, marks, span, at: pointed });
+function figure(chart, { times, marks, span, mine, width }) {
+  const drawnChart = overTime({ ...chart, times, marks, span, width, at: pointed });
   const sample = mine.find((one) => one.unix_s === drawnChart.time);
   const [kind, text] = chart.note && sample ? chart.note(sample) : ["", ""];
   return el(

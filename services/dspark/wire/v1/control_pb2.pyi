@@ -317,9 +317,12 @@ class LoadReport(_message.Message):
     GUARD_VIOLATIONS_FIELD_NUMBER: _builtins.int
     GUARD_TRIPPED_FIELD_NUMBER: _builtins.int
     BUDGET_TERM_FIELD_NUMBER: _builtins.int
+    JUDGED_BY_POSITION_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BY_POSITION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_BY_POSITION_FIELD_NUMBER: _builtins.int
+    SESSION_STEPS_FIELD_NUMBER: _builtins.int
     QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
-    SESSION_STEPS_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     incarnation: _builtins.int
     state: Global___ReplicaState.ValueType
@@ -362,12 +365,12 @@ class LoadReport(_message.Message):
     """The replica has switched speculation off for good: it is off for its pool."""
     budget_term: _builtins.int
     """Highest term of a budget that it was sent: it refuses lower ones; 0: none."""
+    session_steps: _builtins.int
+    """Verifiers: sum over the steps of the sessions in them."""
     queued_prompt_tokens: _builtins.int
     """Prefill: prompt tokens that were taken in and not computed yet."""
     queue_seconds: _builtins.float
     """Drafters: mean seconds that a round of the window waited for its batch."""
-    session_steps: _builtins.int
-    """Verifiers: sum over the steps of the sessions in them."""
     @_builtins.property
     def survivals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurvivalSample]:
         """Calibrated survivals of committed rounds only: a sample, newest last."""
@@ -384,6 +387,17 @@ class LoadReport(_message.Message):
     def step_cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepCell]:
         """How live steps compare with the profiled curve, by size; at most 256."""
 
+    @_builtins.property
+    def judged_by_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of the window's rounds, by position: how many drafts were judged (verified, and
+        all before them accepted), how many of those were accepted, and the sum of
+        their confidences.
+        """
+
+    @_builtins.property
+    def accepted_by_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def confidence_by_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -418,13 +432,16 @@ class LoadReport(_message.Message):
         guard_violations: _builtins.int = ...,
         guard_tripped: _builtins.bool = ...,
         budget_term: _builtins.int = ...,
+        judged_by_position: _abc.Iterable[_builtins.int] | None = ...,
+        accepted_by_position: _abc.Iterable[_builtins.int] | None = ...,
+        confidence_by_position: _abc.Iterable[_builtins.float] | None = ...,
+        session_steps: _builtins.int = ...,
         queued_prompt_tokens: _builtins.int = ...,
         queue_seconds: _builtins.float = ...,
-        session_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "queued_prompt_tokens", b"queued_prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "session_steps", b"session_steps", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_by_position", b"accepted_by_position", "accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "confidence_by_position", b"confidence_by_position", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "judged_by_position", b"judged_by_position", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "queued_prompt_tokens", b"queued_prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "session_steps", b"session_steps", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
