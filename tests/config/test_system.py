@@ -16,12 +16,16 @@ def test_addresses_follow_from_the_controllers_port(tmp_path: Path) -> None:
     assert settings.endpoint.controller == "127.0.0.1:7001"
     assert settings.gateway.controller == "127.0.0.1:7001"
     assert settings.gateway.port == 7002
+    assert settings.controller.gateway_url == "http://127.0.0.1:7002"
     assert settings.state_dir == tmp_path
 
 
 def test_an_explicit_address_of_the_controller_stays(tmp_path: Path) -> None:
     settings = SystemSettings.model_validate(
-        {"endpoint": {"controller": "head:9900"}, "controller": {"host": "0.0.0.0"}}
+        {
+            "endpoint": {"controller": "head:9900"},
+            "controller": {"host": "0.0.0.0", "gateway_url": "http://front:80"},
+        }
     ).with_ports(
         controller_port=9900,
         metrics_port=9901,
@@ -31,6 +35,7 @@ def test_an_explicit_address_of_the_controller_stays(tmp_path: Path) -> None:
     )
     assert settings.endpoint.controller == "head:9900"
     assert settings.gateway.controller == "127.0.0.1:9900"
+    assert settings.controller.gateway_url == "http://front:80"
 
 
 def test_the_store_lies_in_the_state_folder_unless_it_is_memory(tmp_path: Path) -> None:

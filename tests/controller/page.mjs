@@ -32,6 +32,10 @@ const stories = {
     const status = await page.evaluate(async (body) => (await fetch("v1/pools/verifier/policy", { method: "PUT", headers: { "content-type": "application/json" }, body })).status, JSON.stringify(change));
     await page.waitForFunction(() => document.getElementById("policy").innerText.includes("cap 1"));
     await page.waitForFunction(() => document.getElementById("events").innerText.includes("change 1"));
+    const chart = await page.locator("#trend figure").first().boundingBox();
+    await page.mouse.move(chart.x + chart.width / 2, chart.y + chart.height - 30);
+    await page.waitForFunction(() => /\d\d:\d\d:\d\d/.test(document.querySelector("#trend .aside").innerText));
+    await page.mouse.move(0, 0);
     await page.click("button.fold");
     await page.waitForSelector("tr.replica");
     return { status, headline: await text("#headline"), budget: await text("#budget"), policy: await text("#policy"), here: await text("td.here"), trend: await text("#trend"), replicas: await text("#fleet"), bold: await count("#policy b b") };

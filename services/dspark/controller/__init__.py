@@ -6,6 +6,7 @@ believed -> ``loop`` observes once in a tick, calls the pure ``core.plan``, and 
 ``api``; ``policies`` and ``wishes`` keep what they asked for in a ``store``.  Of several
 controllers on one store one leads (``leadership``).
 
-What never happens here: a token, a draft or a row passes through; a request waits for us.  Losing
-this process costs speed, never output.
+What never happens here: a token, a draft or a row passes through, but for what somebody tries
+out on the dashboard (``page``); a request waits for us.  Losing this process costs speed, never
+output.
 """

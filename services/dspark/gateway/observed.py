@@ -51,7 +51,7 @@ class Observed:
             await send(message)
 
         try:
-            with trace.use_span(span, end_on_exit=False), logs.about(request_id=request_id):
+            with trace.use_span(span, end_on_exit=False), logs.about(http_request_id=request_id):
                 await self._app(scope, receive, observe)
         finally:
             span.set_attribute("http.response.status_code", status)

@@ -23,7 +23,7 @@ _subject: ContextVar[dict[str, str | int]] = ContextVar("subject")
 
 @contextmanager
 def about(**subject: str | int) -> Iterator[None]:
-    """Say what lines of this task are about: ``request_id``, ``session``."""
+    """Say what lines of this task are about: ``request_id``, ``session``, ``http_request_id``."""
     token = _subject.set({**_subject.get({}), **subject})
     try:
         yield

@@ -80,4 +80,4 @@ class Trend:
 
 def _entries(controller: Controller, pool: PoolName, unix_s: float) -> Iterator[tuple[str, Entry]]:
     for why in view.budget(controller, pool, unix_s=unix_s).classes:
-        yield why.curve_version, why.entry
+        yield why.curve_version + (" (canaries)" if why.canaries else ""), why.entry

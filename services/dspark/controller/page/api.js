@@ -51,7 +51,8 @@ export async function* listen(path, options = {}) {
 
 async function call(path, options) {
   const headers = { ...options.headers };
-  if (token.get()) headers.authorization = `Bearer ${token.get()}`;
+  const mine = token.get();
+  if (mine) headers.authorization = `Bearer ${mine}`;
   let answer;
   try {
     answer = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
@@ -60,6 +61,7 @@ async function call(path, options) {
     throw new Refused(0, "the controller does not answer");
   }
   if (answer.ok) return answer;
+  if (answer.status === 401 && mine && token.get() === mine) token.forget(); // not one that came since
   let said = {};
   try {
     said = (await answer.json()).error ?? {};

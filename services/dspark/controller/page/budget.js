@@ -26,6 +26,7 @@ function classOf(why, budget, curves, samples, width) {
       ` at ${number(Math.round(why.context_tokens))} tokens of context `, verdict(why.entry), ". ",
       "What decides: ", el("b", {}, why.binding), ".",
       why.planned_entry !== why.entry ? ` Planned was ${said(why.planned_entry)}.` : "",
+      why.canaries.length ? el("b", { class: "warn" }, ` For the canaries ${why.canaries.join(", ")}.`) : "",
       why.sent ? "" : el("b", { class: "warn" }, " Shadow: computed, not sent."),
     ),
     el("p", { class: "note" }, [

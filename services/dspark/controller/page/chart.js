@@ -52,6 +52,15 @@ export function ceiling(values, least) {
   return highest;
 }
 
+const MARGINS = { left: 2, right: 30 };
+
+/** Return the share of its time span, 0..1, that a point of a chart over time stands for. */
+export function shareAt(root, clientX) {
+  const box = root.getBoundingClientRect();
+  const width = box.width - MARGINS.left - MARGINS.right;
+  return Math.min(1, Math.max(0, (clientX - box.left - MARGINS.left) / width));
+}
+
 /**
  * Return a small chart over time.
  * series: [{kind, step, values: [number|null]}], of which the first one's last value is told.
@@ -61,7 +70,7 @@ export function overTime({ title, unit, times, series, marks, span, at, least, d
   const height = 100;
   const end = times.at(-1) ?? Date.now() / 1000;
   const high = ceiling(series.flatMap((one) => one.values), least);
-  const chart = frame({ width, height, left: 2, right: 30, top: 8, x: [end - span, end], y: [0, high], label: title });
+  const chart = frame({ width, height, ...MARGINS, top: 8, x: [end - span, end], y: [0, high], label: title });
   const { root, x, y } = chart;
   const base = y(0);
   root.append(rule(x(end - span), base, x(end), base, "axis"));
@@ -97,13 +106,6 @@ export function overTime({ title, unit, times, series, marks, span, at, least, d
     root.append(dot(x(times[index]), y(told), `dot ${series[0].kind}`, 3));
     if (at !== null) root.append(rule(x(times[index]), y(high), x(times[index]), base, "cross"));
   }
-  root.addEventListener("pointermove", (event) => {
-    const box = root.getBoundingClientRect();
-    const share = ((event.clientX - box.left) / box.width) * width;
-    const t = end - span + ((share - x(end - span)) / (x(end) - x(end - span))) * span;
-    root.dispatchEvent(new CustomEvent("point-at", { bubbles: true, detail: Math.min(t, end) }));
-  });
-  root.addEventListener("pointerleave", () => root.dispatchEvent(new CustomEvent("point-at", { bubbles: true, detail: null })));
   return { root, value: index < 0 ? null : told, time: times[index] ?? null, unit, digits };
 }
 

@@ -33,8 +33,8 @@ function group(pool) {
   if (open && !pool.replicas.length) rows.push(el("tr", { class: "replica" }, el("td", { colspan: 8, class: "note" }, "no replica is registered")));
   return el("tbody", {},
     el("tr", {},
-      el("th", { scope: "row" }, toggle, pool.role === pool.name ? "" : el("small", {}, ` ${pool.role}`)),
-      el("td", { class: short ? "bad" : "" }, `${pool.ready_replicas} of ${pool.wanted_replicas}`),
+      el("th", { scope: "row" }, toggle, pool.role === pool.name ? "" : el("small", {}, ` ${pool.role}`), el("small", { class: "wide because" }, ` ${pool.wanted_because}`)),
+      el("td", { class: short ? "bad" : "", title: pool.wanted_because }, `${pool.ready_replicas} of ${pool.wanted_replicas}`),
       el("td", {}, sessions(sum((r) => r.active_sessions), sum((r) => r.waiting_sessions))),
       el("td", {}, pool.role === "verifier" ? number(pool.tokens_per_s) : "–"),
       el("td", {}, bar(pool.busy_share)),

@@ -15,12 +15,15 @@ const STALE_MS = 3 * PERIOD_MS;
 
 const state = { fleet: null, curves: [], budget: null, policy: null, changes: [], pool: null, shownAt: 0, problem: null };
 let timer = null;
+let polls = 0;
 let following = null;
 
 async function poll() {
   clearTimeout(timer);
+  const mine = ++polls;
   try {
     await refresh();
+    if (mine !== polls) return; // a later one speaks
     state.shownAt = Date.now();
     state.problem = null;
     if (!following) {
@@ -29,6 +32,7 @@ async function poll() {
     }
   } catch (error) {
     if (!(error instanceof Refused)) console.error(error);
+    if (mine !== polls) return;
     state.problem = error;
     if (error.status === 401) {
       following?.abort();
@@ -105,7 +109,6 @@ function renderPulse() {
   notice.hidden = kind === "live";
   const signIn = problem?.status === 401;
   byId("sign-in").hidden = !signIn;
-  if (signIn && token.get()) token.forget();
   if (kind === "live") return;
   const shown = state.fleet ? `What is shown is of ${since}.` : "Nothing is known yet.";
   if (signIn) show(notice, "The controller wants a token. ", state.fleet ? shown : "");

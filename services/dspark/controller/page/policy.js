@@ -1,6 +1,6 @@
 // The policy in force with what lies below it, and the newest changes.
 
-import { byId, clock, duration, el, show } from "./dom.js";
+import { byId, clock, duration, el, number, percent, show } from "./dom.js";
 
 /** Draw a pool's policy. */
 export function draw(state, changes) {
@@ -22,6 +22,9 @@ function describe(policy) {
   if (policy.floor !== null) parts.push(`floor ${policy.floor}`);
   if (policy.cap !== null) parts.push(`cap ${policy.cap}`);
   if (policy.activation_sessions !== null) parts.push(`verifies all below ${policy.activation_sessions} sessions`);
+  if (policy.min_tokens_per_s !== null) parts.push(`each session is promised ${number(policy.min_tokens_per_s)} tokens/s`);
+  if (policy.priority_weights.length) parts.push(`weights ${policy.priority_weights.map((one) => `${one.priority}: ${one.weight}`).join(", ")}`);
+  if (policy.canary_share !== null) parts.push(`for ${percent(policy.canary_share)} of the replicas`);
   if (policy.shadow) parts.push("in shadow");
   return parts.join(", ");
 }

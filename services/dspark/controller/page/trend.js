@@ -1,13 +1,13 @@
 // The last minutes of a pool, as small multiples that share their time axis.
 
-import { overTime } from "./chart.js";
+import { overTime, shareAt } from "./chart.js";
 import { byId, clock, columnWidth, el, number, show } from "./dom.js";
 
 const SPAN_S = 20 * 60;
 
 let samples = [];
 let newest = 0;
-let pointed = null;
+let pointed = null; // share of the time span under the pointer
 let drawn = () => {};
 
 /** Take what /v1/trend?after=N said. */
@@ -27,10 +27,17 @@ export const after = () => newest;
 /** The samples of a pool, oldest first. */
 export const of = (pool) => samples.filter((sample) => sample.pool === pool);
 
-byId("trend").addEventListener("point-at", (event) => {
-  pointed = event.detail;
-  drawn();
+byId("trend").addEventListener("pointermove", (event) => {
+  const figure = event.target.closest("figure");
+  point(figure === null ? null : shareAt(figure.lastChild, event.clientX));
 });
+byId("trend").addEventListener("pointerleave", () => point(null));
+
+function point(share) {
+  if (share === pointed) return;
+  pointed = share;
+  requestAnimationFrame(() => drawn());
+}
 
 /** Draw a pool. marks: [{t, text}]. full: the number that stands for "all" in the picture. */
 export function draw(pool, marks, full) {
@@ -76,7 +83,7 @@ function drawNow(pool, marks, full) {
 }
 
 function figure(chart, { times, marks, span, mine, width }) {
-  const drawnChart = overTime({ ...chart, times, marks, span, width, at: pointed });
+  const drawnChart = overTime({ ...chart, times, marks, span, width, at: pointed === null ? null : times.at(-1) - span * (1 - pointed) });
   const sample = mine.find((one) => one.unix_s === drawnChart.time);
   const [kind, text] = chart.note && sample ? chart.note(sample) : ["", ""];
   return el(
