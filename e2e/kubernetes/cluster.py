@@ -1,5 +1,6 @@
 """The cluster that the stories are told on: installed with Helm, entered, and asked."""
 
+import base64
 import json
 import os
 import shutil
@@ -15,7 +16,12 @@ from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import NotFoundError
 
-from e2e.kubernetes.control_plane import ADMIN_TOKEN, OPERATOR_TOKEN, ControlPlane
+from e2e.kubernetes.control_plane import (
+    ADMIN_TOKEN,
+    OPERATOR_TOKEN,
+    UNINSTALL_TOKEN,
+    ControlPlane,
+)
 from e2e.kubernetes.fakes import (
     UNFIT_CLAIM,
     Gateways,
@@ -48,7 +54,7 @@ class Cluster:
         self._folder = folder
         self.admin = self.client(ADMIN_TOKEN)
         self._install()
-        self.kubelet = Kubelet(self.admin)
+        self.kubelet = Kubelet(self.admin, {"uninstall": self._run_uninstall})
         self.kuberay = KubeRay(self.admin)
         self.gateways = Gateways(self.kubelet)
         steps = (self.kubelet.step, self.kuberay.step, Volumes(self.admin).step)
@@ -75,22 +81,41 @@ class Cluster:
         Args:
             period_s: How often it looks at each service; quicker than the default, for the stories.
         """
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(self._plane.kubeconfig(OPERATOR_TOKEN)),
-            "PYTHONPATH": f"{ROOT / 'services'}:{ROOT / 'operators'}",
-            "PYTHONWARNINGS": "ignore",
-        }
         words = [
             sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
             "--lease-namespace", OPERATORS, "--engine-image", "dspark-engine:1.0.0",
             "--server-image", "dspark-server:1.0.0", "--health-port", "0",
             "--period-s", str(period_s), "--gateway-url", self.gateways.url,
+            "--control-key-file", str(self._folder / "control-key"),
+            "--control-url", self.gateways.control_url,
         ]  # fmt: skip
         with (self._folder / f"operator-{len(self._operators)}.log").open("wb") as log:
-            process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                words, env=self._environment(OPERATOR_TOKEN), stdout=log, stderr=subprocess.STDOUT
+            )
         self._operators.append(process)
         return process
+
+    def _environment(self, token: str) -> dict[str, str]:
+        """What a process of ours needs to reach the API server with a token's rights."""
+        return {
+            **os.environ,
+            "KUBECONFIG": str(self._plane.kubeconfig(token)),
+            "PYTHONPATH": f"{ROOT / 'services'}:{ROOT / 'operators'}",
+            "PYTHONWARNINGS": "ignore",
+        }
+
+    def _run_uninstall(self, words: list[str]) -> "subprocess.Popen[bytes]":
+        """Run what the hook's container would, with the hook's rights."""
+        with (self._folder / "uninstall.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *words[1:]], env=self._environment(UNINSTALL_TOKEN),
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def uninstall_log(self) -> str:
+        """What the uninstall hook said, in all its runs."""
+        return (self._folder / "uninstall.log").read_text()
 
     def kill_operators(self) -> None:
         """End every operator at once."""
@@ -237,6 +262,9 @@ class Cluster:
             "--set", f"operator.watchNamespaces={{{NAMESPACE}}}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        secrets = self.admin.resources.get(api_version="v1", kind="Secret")
+        made = secrets.get(name="dspark-control-key", namespace=OPERATORS).to_dict()
+        (self._folder / "control-key").write_bytes(base64.b64decode(made["data"]["key"]))
         for plural in ("dsparkservices", "verificationpolicies"):
             self._wait_established(f"{plural}.serving.dspark.dev")
         self.admin.resources.invalidate_cache()

@@ -19,7 +19,12 @@ import yaml
 _BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 ADMIN_TOKEN = secrets.token_hex(16)
 OPERATOR_TOKEN = secrets.token_hex(16)
-OPERATOR_USER = "system:serviceaccount:operators:dspark-operator"
+UNINSTALL_TOKEN = secrets.token_hex(16)
+ACCOUNTS = {
+    OPERATOR_TOKEN: "system:serviceaccount:operators:dspark-operator",
+    UNINSTALL_TOKEN: "system:serviceaccount:serving:own-dspark-uninstall",
+}
+"""ServiceAccounts that the chart makes, by the token with which the stories take their place."""
 _START_S = 120.0
 
 
@@ -61,10 +66,10 @@ class ControlPlane:
             ["openssl", "genrsa", "-out", folder / "sa.key", "2048"],
             check=True, capture_output=True,
         )  # fmt: skip
-        (folder / "tokens.csv").write_text(
-            f"{ADMIN_TOKEN},admin,admin,system:masters\n"
-            f'{OPERATOR_TOKEN},{OPERATOR_USER},operator,"system:serviceaccounts"\n'
-        )
+        rows = [f"{ADMIN_TOKEN},admin,admin,system:masters"]
+        rows += [f'{token},{user},{user},"system:serviceaccounts"'
+                 for token, user in ACCOUNTS.items()]  # fmt: skip
+        (folder / "tokens.csv").write_text("\n".join(rows) + "\n")
         self._run(
             "etcd", "--data-dir", folder / "etcd", "--unsafe-no-fsync",
             "--listen-client-urls", f"http://127.0.0.1:{client}",

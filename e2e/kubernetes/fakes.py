@@ -5,7 +5,10 @@ The scheduler, the garbage collector and the controllers of Deployments and Jobs
 
 import json
 import math
+import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -95,10 +98,20 @@ class Kubelet:
 
     Images always pull and probes always succeed.  A pair check succeeds unless its drafter lies on
     the claim ``unfit``.
+
+    Args:
+        client: Of the API server.
+        programs: By container: starts what it would run, given its command and arguments.
     """
 
-    def __init__(self, client: DynamicClient) -> None:
+    def __init__(
+        self,
+        client: DynamicClient,
+        programs: dict[str, Callable[[list[str]], "subprocess.Popen[bytes]"]],
+    ) -> None:
         self._pods = client.resources.get(api_version="v1", kind="Pod")
+        self._programs = programs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.ready: dict[str, dict[str, int]] = {}
         """Ready pods by service, by unit."""
         self.most_gpus: dict[str, int] = {}
@@ -112,8 +125,22 @@ class Kubelet:
                 continue
             if pod["metadata"].get("deletionTimestamp"):
                 self._end(pod)
+            elif pod["spec"]["containers"][0]["name"] in self._programs:
+                self._run(pod)
             elif pod["status"].get("phase") == "Pending":
                 self._patch(pod, self._outcome(pod))
+
+    def _run(self, pod: Document) -> None:
+        """Start a pod's program, or tell how it ended."""
+        uid, phase = pod["metadata"]["uid"], pod["status"].get("phase")
+        if phase == "Pending" and uid not in self._running:
+            (container,) = pod["spec"]["containers"]
+            words = [*container["command"], *container.get("args", [])]
+            self._running[uid] = self._programs[container["name"]](words)
+            self._patch(pod, {"phase": "Running"})
+        elif phase == "Running" and self._running[uid].poll() is not None:
+            ended = self._running[uid].returncode
+            self._patch(pod, {"phase": "Failed" if ended else "Succeeded"})
 
     def _outcome(self, pod: Document) -> Document:
         container = pod["spec"]["containers"][0]["name"]
@@ -345,17 +372,52 @@ def _same_but_for_added(live: Document, config: Document) -> bool:
 
 
 class Gateways:
-    """Answers for every gateway at ``/NAMESPACE/SERVICE``: the fleet that runs, and one token."""
+    """Answers for every gateway at ``/NAMESPACE/SERVICE``: the fleet that runs, and one token.
+
+    What is asked of ``/control/NAMESPACE/SERVICE`` goes on to the controller that a story runs.
+    """
 
     def __init__(self, kubelet: Kubelet) -> None:
         self._kubelet = kubelet
         self.silent: set[str] = set()
         """Units whose replicas the controller has lost."""
+        self.controllers: dict[str, str] = {}
+        """Base URL of the control API by service, where there is one."""
         gateways = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._say(200, gateways.fleet(self.path.split("/")[2]))
+                if self.path.startswith("/control/"):
+                    self._pass_on()
+                else:
+                    self._say(200, gateways.fleet(self.path.split("/")[2]))
+
+            def do_PUT(self) -> None:
+                self._pass_on()
+
+            def do_DELETE(self) -> None:
+                self._pass_on()
+
+            def _pass_on(self) -> None:
+                _, _, _, service, rest = self.path.split("/", 4)
+                base = gateways.controllers.get(service)
+                if base is None:
+                    self._say(503, {"error": {"message": "no controller"}})
+                    return
+                body = self.rfile.read(int(self.headers.get("content-length", 0))) or None
+                headers = {
+                    key: self.headers[key]
+                    for key in ("authorization", "content-type", "if-match")
+                    if key in self.headers
+                }
+                request = urllib.request.Request(
+                    f"{base}/{rest}", body, headers, method=self.command
+                )
+                try:
+                    with urllib.request.urlopen(request, timeout=10) as answer:
+                        self._say(answer.status, json.load(answer))
+                except urllib.error.HTTPError as error:
+                    self._say(error.code, json.load(error))
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
@@ -375,7 +437,9 @@ class Gateways:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/{{namespace}}/{{service}}"
+        base = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{base}/{{namespace}}/{{service}}"
+        self.control_url = f"{base}/control/{{namespace}}/{{service}}"
 
     def stop(self) -> None:
         self._server.shutdown()

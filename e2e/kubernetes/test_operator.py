@@ -11,7 +11,7 @@ from kubernetes.dynamic.exceptions import ForbiddenError
 from dspark_operator.prerequisites import findings
 from dspark_operator.spec.parse import parse_service
 from dspark_operator.survey import survey
-from e2e.kubernetes.cluster import API, CHART, NAMESPACE, OPERATORS, Cluster
+from e2e.kubernetes.cluster import API, CHART, NAMESPACE, OPERATORS, PATIENCE_S, Cluster
 from e2e.kubernetes.control_plane import OPERATOR_TOKEN
 from e2e.kubernetes.specs import group, pair, plain
 
@@ -168,23 +168,6 @@ def test_the_check_of_a_cluster_says_what_is_there_and_what_may_not_be_seen(
     assert "group verifier-big: no right to look at nodes" in half_seen["warning"]
 
 
-def test_a_policy_is_told_that_it_is_not_applied(cluster: Cluster) -> None:
-    policies = cluster.admin.resources.get(api_version=API, kind="VerificationPolicy")
-    body = {"metadata": {"name": "calm"}, "spec": {"serviceName": "llm", "mode": "Off"}}
-    policies.create(namespace=NAMESPACE, body={"apiVersion": API, "kind": "VerificationPolicy",
-                                               **body})  # fmt: skip
-
-    def told() -> bool:
-        live = cluster.the(API, "VerificationPolicy", "calm")
-        conditions = (live.get("status") or {}).get("conditions") or []
-        return [(c["type"], c["status"]) for c in conditions] == [("Accepted", "False")]
-
-    cluster.wait("the policy's status", told)
-    policies.delete(name="calm", namespace=NAMESPACE)
-    cluster.wait("the policy to be gone",
-                 lambda: cluster.get(API, "VerificationPolicy", "calm") is None)  # fmt: skip
-
-
 def test_an_instance_comes_and_goes_with_its_release(cluster: Cluster) -> None:
     profile = str(CHART / "profiles" / "kind-cpu-demo.yaml")
     words = (str(CHART), "-n", NAMESPACE, "-f", profile, "--set", "operator.enabled=false")
@@ -204,3 +187,36 @@ def test_an_instance_comes_and_goes_with_its_release(cluster: Cluster) -> None:
     done = cluster.helm("uninstall", "demo", "-n", NAMESPACE)
     assert done.returncode == 0, done.stderr
     cluster.wait_gone(name)
+
+
+def test_a_release_goes_after_its_own_instance_and_never_leaves_services_of_others(
+    cluster: Cluster,
+) -> None:
+    profile = str(CHART / "profiles" / "kind-cpu-demo.yaml")
+    done = cluster.helm(
+        "install", "own", str(CHART), "-n", NAMESPACE, "-f", profile, "--set", "instance.name=own"
+    )
+    assert done.returncode == 0, done.stderr
+    cluster.apply("other", plain())
+    for name in ("own", "other"):
+        cluster.wait_condition(name, "Ready", "True")
+    uninstall = ("uninstall", "own", "-n", NAMESPACE, "--timeout", f"{PATIENCE_S:.0f}s")
+    refused = cluster.helm(*uninstall)
+    assert refused.returncode != 0
+    assert "serving/other would be left without an operator" in cluster.uninstall_log()
+    assert cluster.get("apps/v1", "Deployment", "own-dspark-operator") is not None
+    assert cluster.conditions("own")["Ready"][0] == "True"
+
+    cluster.delete("other")
+    cluster.wait_gone("other")
+    done = cluster.helm(*uninstall)
+    assert done.returncode == 0, done.stderr
+    assert cluster.uninstall_log().splitlines()[-1] == "no service is left"
+    assert cluster.get(API, "DSparkService", "own") is None
+    reasons = cluster.events("own")
+    assert reasons.index("DrainingGateway") < reasons.index("DrainingEngines")
+    left = [("apps/v1", "Deployment"), ("v1", "ServiceAccount"), ("batch/v1", "Job"),
+            ("rbac.authorization.k8s.io/v1", "Role"), ("v1", "Secret")]  # fmt: skip
+    for kind in left:
+        found = [d["metadata"]["name"] for d in cluster.every(*kind)]
+        assert not [name for name in found if name.startswith("own-")], kind

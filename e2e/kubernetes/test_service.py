@@ -158,6 +158,13 @@ IN_PLACE: dict[str, tuple[Callable[[Document], None], Callable[[Cluster], bool]]
         lambda c: "tick_s\": 0.7"
         in c.the("v1", "ConfigMap", "llm-controller")["data"]["controller.json"],
     ),
+    "several controllers": (
+        _edit(controller={"replicas": 2, "store": {"type": "Redis",
+                                                   "redis": {"address": "redis:6379"}}}),
+        lambda c: c.the("apps/v1", "Deployment", "llm-controller")["status"].get("readyReplicas")
+        == 2
+        and c.the("v1", "Service", "llm-controllers")["spec"]["clusterIP"] == "None",
+    ),
     "the server image": (
         _edit(images={"server": "dspark-server:2.0.0"}),
         lambda c: _pod(c, "gateway")["spec"]["containers"][0]["image"] == "dspark-server:2.0.0"

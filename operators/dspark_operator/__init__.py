@@ -1,11 +1,13 @@
 """The operator: one DSparkService becomes everything that serves it.
 
 Path: ``handlers`` reads the cluster -> ``spec`` (typed, or an error that names the field) ->
-``manifests`` (what should exist) -> ``rollout`` (the next step and its reason) -> ``handlers``
-writes -> ``status`` (conditions).
+``manifests`` (what should exist) -> ``rollout`` (the next step and its reason) -> ``hands``
+writes -> ``status`` (conditions).  A VerificationPolicy goes by ``govern``: ``verification``
+decides, ``control`` asks the service's controller.
 
-Never: a write outside ``handlers``; a clock, a network call or a file in ``spec``, ``manifests``,
-``rollout``, ``drift`` or ``status``; an import of ``dspark`` beyond ``core`` and ``config``.
+Never: a write to the cluster outside ``hands``; a clock, a network call or a file in ``spec``,
+``manifests``, ``rollout``, ``drift``, ``verification`` or ``status``; an import of ``dspark``
+beyond ``core`` and ``config``.
 """
 
 GROUP = "serving.dspark.dev"

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -18,6 +19,7 @@ from kubernetes.leaderelection import electionconfig, leaderelection
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
 from dspark_operator import GROUP, handlers, names
+from dspark_operator.control_key import read_key
 from dspark_operator.hands import Hands
 from dspark_operator.look import Eyes
 from dspark_operator.manifests.objects import Release
@@ -36,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # One says at every renewal that it has the lease, the other that it has looked at a service.
     for chatty in ("leaderelection", "kopf.objects"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        key = read_key(given.control_key_file.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--control-key-file {given.control_key_file}: {error}") from None
     _serve_health(given.health_port)
     try:
         config.load_incluster_config()
@@ -50,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             engine_image=given.engine_image,
             server_image=given.server_image,
             namespace=given.lease_namespace,
+            control_key=key,
         ),
         gateway_url=given.gateway_url,
+        control_url=given.control_url,
     )
     registry = kopf.OperatorRegistry()
     # A registry of one's own knows no way in.
@@ -77,6 +85,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--server-image", required=True, help="for services that name none")
     add("--period-s", type=float, default=15.0, help="how often each service is looked at")
     add("--health-port", type=int, default=8080, help="/healthz; 0 for none")
+    add("--control-key-file", required=True, type=Path, help="secret that tokens are derived from")
+    add("--control-url", default="", help="like --gateway-url, for control APIs")
     add("--gateway-url", default="", help="instead of Services: http://host/{namespace}/{service}")
     return parser.parse_args(arguments)
 

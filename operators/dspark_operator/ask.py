@@ -2,21 +2,12 @@
 
 import json
 import urllib.request
-from dataclasses import dataclass
 
-from dspark_operator.fleet import FleetReport, parse_fleet
+from dspark_operator.fleet import Answer, parse_fleet
 
 _FLEET_TIMEOUT_S = 3.0
 _TOKEN_TIMEOUT_S = 20.0
 _LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What came back, or why nothing did."""
-
-    fleet: FleetReport | None = None
-    problem: str = ""
 
 
 def ask_fleet(base_url: str) -> Answer:

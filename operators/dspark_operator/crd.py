@@ -92,11 +92,28 @@ def service_crd() -> Object:
 
 def policy_crd() -> Object:
     """Return the CRD of VerificationPolicy."""
+    pool: Object = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": _text("Pool and group, as the controller calls them."),
+            "policy": _text("In force now."),
+            "version": _count("Number of the last change of the pool's policy."),
+            "overriddenBy": _text("Author of the live override that is in force."),
+            "overriddenUntil": _text("When it ends, and this manifest holds again."),
+        },
+    }
     status: Object = {
         "type": "object",
         "properties": {
             "observedGeneration": {"type": "integer", "format": "int64"},
             "conditions": conditions_schema(),
+            "pools": {
+                "type": "array",
+                "items": pool,
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
         },
     }
     return _crd(
@@ -108,7 +125,9 @@ def policy_crd() -> Object:
         columns=[
             _column("Service", ".spec.serviceName"),
             _column("Mode", ".spec.mode"),
-            _column("Accepted", _condition("Accepted")),
+            _column("Ready", _condition("Ready")),
+            _column("InForce", _condition("InForce")),
+            _column("Reason", _condition("InForce", "reason")),
             _column("Age", ".metadata.creationTimestamp", kind="date"),
         ],
         rules=[],
@@ -199,6 +218,10 @@ def _replace(owner: Object, name: str, schema: Object) -> None:
     properties[name] = schema
 
 
+def _text(description: str) -> Object:
+    return {"type": "string", "description": description}
+
+
 def _count(description: str) -> Object:
     return {"type": "integer", "format": "int32", "description": description}
 
@@ -213,11 +236,11 @@ def _column(name: str, path: str, *, kind: str = "string") -> Object:
 
 def write(chart: Path) -> None:
     """Write the CRDs, the part of the values schema that follows from them, and the reference."""
-    service = service_crd()
-    for name, crd in (("dsparkservices", service), ("verificationpolicies", policy_crd())):
+    service, policy = service_crd(), policy_crd()
+    for name, crd in (("dsparkservices", service), ("verificationpolicies", policy)):
         (chart / "crds" / f"{name}.yaml").write_text(dump(crd))
     write_schema(chart / "values.schema.json", spec_schema(service))
-    write_reference(chart / "REFERENCE.md", spec_schema(service))
+    write_reference(chart / "REFERENCE.md", spec_schema(service), spec_schema(policy))
 
 
 def spec_schema(crd: Object) -> Object:

@@ -41,6 +41,24 @@ class FleetReport:
         return self.units.get(name, UnitReport())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back to a question for the fleet, or why nothing did."""
+
+    fleet: FleetReport | None = None
+    problem: str = ""
+
+
+def believed(answer: Answer, last: Answer) -> Answer:
+    """Return what to go by: one question without an answer is no news.
+
+    Args:
+        answer: Of this look.
+        last: Of the look before, as it came.
+    """
+    return last if answer.fleet is None and last.fleet is not None else answer
+
+
 def parse_fleet(body: str) -> FleetReport:
     """Read the gateway's ``/dspark/fleet``.
 

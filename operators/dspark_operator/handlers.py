@@ -11,10 +11,10 @@ from typing import Any
 import kopf
 from kubernetes.dynamic.exceptions import ApiException
 
-from dspark_operator import GROUP, VERSION, names
-from dspark_operator.ask import Answer
-from dspark_operator.conditions import fails, merge
+from dspark_operator import API_VERSION, GROUP, VERSION, names
 from dspark_operator.document import Object, items, number, part, text
+from dspark_operator.fleet import Answer
+from dspark_operator.govern import govern, is_available, tell_that_it_is_gone
 from dspark_operator.hands import Hands, reason_of
 from dspark_operator.look import key_of, of_component, unschedulable
 from dspark_operator.manifests import ray
@@ -42,9 +42,9 @@ def register(registry: kopf.OperatorRegistry, *, period_s: float) -> None:
     on = kopf.on
     for event in (on.resume, on.create):
         event(*_SERVICES, registry=registry)(reconcile)
-        event(*_POLICIES, registry=registry)(policy)
     on.update(*_SERVICES, field="spec", registry=registry)(reconcile)
-    on.update(*_POLICIES, field="spec", registry=registry)(policy)
+    # Neither a finalizer nor a note in the object: what happens to one follows from a look.
+    on.event(*_POLICIES, registry=registry)(policy)
     on.delete(*_SERVICES, retries=_STOP_RETRIES, registry=registry)(stop)
     kopf.timer(*_SERVICES, interval=period_s, initial_delay=period_s, registry=registry)(reconcile)
 
@@ -66,6 +66,8 @@ def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> 
         else:
             try:
                 seen = _carry_out(hands, service, children, before)
+                if is_available(seen.controller):
+                    govern(hands, service)
             except ApiException as error:
                 told = reason_of(error)
                 generation = number(document, "metadata", "generation") or 0
@@ -108,26 +110,31 @@ def stop(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
             hands.delete(gateway)
         elif action is Stop.ENGINES and ray_service is not None:
             hands.delete(ray_service)
+    if action is Stop.DONE:
+        tell_that_it_is_gone(hands, service.namespace, service.name)
+        hands.forget(service.uid)
     if action is not Stop.WAIT:
         hands.tell(body, type="Normal", reason=reason, message=message)
     if action is not Stop.DONE:
         raise kopf.TemporaryError(message, delay=2)
 
 
-def policy(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
-    """Say that a policy is not carried out, rather than nothing."""
-    document = _plain(body)
-    refusal = fails(
-        "Accepted", "NotSupported", "this version checks the policy's form but does not apply it"
-    )
-    generation = number(document, "metadata", "generation") or 0
-    patch.status["observedGeneration"] = generation
-    patch.status["conditions"] = merge(
-        items(document, "status", "conditions"),
-        [refusal],
-        generation=generation,
-        timestamp=_now(),
-    )
+def policy(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Look after the policies of the service that a manifest speaks of, whatever happened to it."""
+    hands: Hands = memo.hands
+    namespace, name = text(body, "metadata", "namespace"), text(body, "spec", "serviceName")
+    document = hands.eyes.get(API_VERSION, "DSparkService", namespace, name)
+    if document is None or text(document, "metadata", "deletionTimestamp"):
+        tell_that_it_is_gone(hands, namespace, name)
+        return
+    try:
+        service = parse_service(document)
+    except SpecError:
+        return  # The service's own status says so; its policies wait for it.
+    with hands.lock(service.uid):
+        controller = names.child(service, names.CONTROLLER)
+        if is_available(hands.eyes.get("apps/v1", "Deployment", namespace, controller)):
+            govern(hands, service)
 
 
 def _carry_out(hands: Hands, service: Service, children: list[Object], before: Object) -> Observed:
@@ -153,13 +160,12 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
         left = len(of_component(pods, names.ENGINE, names.HEAD))
         step = check.step or _ray_step(hands, service, desired_ray, live_ray, left)
     gateway = live.get(("Deployment", names.child(service, names.GATEWAY)))
-    answer = (
-        hands.ask_fleet(hands.url(service)) if gateway is not None else Answer(problem="no gateway")
-    )
+    answer = hands.fleet(service) if gateway is not None else Answer(problem="no gateway")
     seen = Observed(
         step=step,
         ray_service=live_ray,
         gateway=gateway,
+        controller=live.get(("Deployment", names.child(service, names.CONTROLLER))),
         fleet=answer.fleet,
         fleet_problem=answer.problem,
         unschedulable=unschedulable(pods),

@@ -1,7 +1,8 @@
 """Hands: the only file that writes to the cluster.
 
-Writes are server-side applies under one field manager, deletions, and two JSON patches.  Only the
-status and the finalizer of a DSparkService are written elsewhere, by kopf, as ``handlers`` tell it.
+Writes are server-side applies under one field manager, deletions, two JSON patches, and the
+status of a VerificationPolicy.  Only the status and the finalizer of a DSparkService are written
+elsewhere, by kopf, as ``handlers`` tell it.
 """
 
 import json
@@ -14,10 +15,13 @@ import kopf
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ApiException, NotFoundError
 
-from dspark_operator import names
-from dspark_operator.ask import Answer, ask_fleet, ask_token
+from dspark_operator import API_VERSION, names
+from dspark_operator.ask import ask_fleet, ask_token
+from dspark_operator.control import ControlApi
+from dspark_operator.control_key import token_of
 from dspark_operator.document import Object, text
 from dspark_operator.drift import changed_list, drift
+from dspark_operator.fleet import Answer, believed
 from dspark_operator.look import Eyes, Key, key_of, unwanted
 from dspark_operator.manifests import ray
 from dspark_operator.manifests.objects import Cluster, Release
@@ -40,6 +44,7 @@ class Hands:
         release: What the operator was installed with.
         gateway_url: Where gateways are reached, with ``{service}`` and ``{namespace}``; "": by
             their Services.
+        control_url: Where control APIs are reached, likewise.
         ask_fleet: Asks a gateway, by its base URL, for the fleet.
         ask_token: Asks a gateway for one token of a model; "" when it came.
         tell: Posts an event of an object: (object, type=, reason=, message=).
@@ -49,10 +54,13 @@ class Hands:
     cluster: Cluster
     release: Release
     gateway_url: str = ""
+    control_url: str = ""
     ask_fleet: Callable[[str], Answer] = ask_fleet
     ask_token: Callable[[str, str], str] = ask_token
     tell: Callable[..., None] = kopf.event
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
+    _answers: dict[str, Answer] = field(default_factory=dict)
+    _lost: set[str] = field(default_factory=set)
 
     @property
     def eyes(self) -> Eyes:
@@ -67,6 +75,31 @@ class Hands:
         """Return where the service's gateway is reached from here."""
         template = self.gateway_url or names.gateway_url(service)
         return template.format(service=service.name, namespace=service.namespace)
+
+    def control(self, service: Service) -> ControlApi:
+        """Return the service's control API."""
+        template = self.control_url or names.control_url(service)
+        url = template.format(service=service.name, namespace=service.namespace)
+        return ControlApi(url=url, token=token_of(self.release.control_key, service))
+
+    def fleet(self, service: Service) -> Answer:
+        """Ask for the fleet; where one question stays without an answer, the last one counts."""
+        answer = self.ask_fleet(self.url(service))
+        last = self._answers.get(service.uid, Answer())
+        self._answers[service.uid] = answer
+        return believed(answer, last)
+
+    def lost_before(self, uid: str, *, lost: bool) -> bool:
+        """Say whether the service's control API was lost at the look before, and note this look."""
+        before = uid in self._lost
+        (self._lost.add if lost else self._lost.discard)(uid)
+        return before
+
+    def forget(self, uid: str) -> None:
+        """Forget a service that is gone."""
+        self._answers.pop(uid, None)
+        self._lost.discard(uid)
+        self._locks.pop(uid, None)
 
     def bring_about(
         self, service: Service, desired: list[Object], live: dict[Key, Object]
@@ -125,6 +158,19 @@ class Hands:
             )
         except NotFoundError:
             log.debug("%s was gone already", key_of(manifest))
+
+    def report_policy(self, policy: Object, status: Object) -> None:
+        """Write the status of a VerificationPolicy."""
+        kind = self.client.resources.get(api_version=API_VERSION, kind="VerificationPolicy")
+        try:
+            kind.status.patch(
+                name=text(policy, "metadata", "name"),
+                namespace=text(policy, "metadata", "namespace"),
+                body={"status": status},
+                content_type="application/merge-patch+json",
+            )
+        except NotFoundError:
+            log.debug("%s was gone already", key_of(policy))
 
     def patch_counts(self, merged: Object, live: Object) -> None:
         """Give the running Ray cluster the bounds of its groups."""

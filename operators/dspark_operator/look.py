@@ -9,7 +9,7 @@ from kubernetes.client import VersionApi
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import NotFoundError, ResourceNotFoundError
 
-from dspark_operator import names
+from dspark_operator import API_VERSION, names
 from dspark_operator.document import Object, items, text
 from dspark_operator.manifests.objects import Cluster
 from dspark_operator.spec.parse import Service
@@ -19,6 +19,7 @@ OPTIONAL_KINDS = (
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
     ("monitoring.coreos.com/v1", "ServiceMonitor"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
 )
 PLAIN_KINDS = (
@@ -89,6 +90,17 @@ class Eyes:
             serialize=False,
         )
         return items(json.loads(answer.data), "items")
+
+    def policies(self, namespace: str, service_name: str) -> list[Object]:
+        """Return the VerificationPolicies that speak of a service."""
+        kind = self._client.resources.get(api_version=API_VERSION, kind="VerificationPolicy")
+        answer = kind.get(namespace=namespace, serialize=False)
+        return [
+            policy
+            for policy in items(json.loads(answer.data), "items")
+            if text(policy, "spec", "serviceName") == service_name
+            and not text(policy, "metadata", "deletionTimestamp")
+        ]
 
     def pods(self, service: Service) -> list[Object]:
         """Return the service's pods."""

@@ -6,7 +6,11 @@ from dspark_operator.spec.parse import Service
 
 CONTROLLER_PORT = 9900
 CONTROLLER_METRICS_PORT = 9901
+CONTROL_API_PORT = 9902
 GATEWAY_PORT = 8000
+
+METRICS_PORT = "engine"
+"""Begins the names of the engines' metrics ports: one for each that shares a pod."""
 
 CONFIG_DIR = "/etc/dspark"
 STATE_DIR = "/var/lib/dspark"
@@ -23,6 +27,9 @@ GROUP_LABEL = f"{GROUP}/group"
 
 GATEWAY = "gateway"
 CONTROLLER = "controller"
+CONTROLLERS = "controllers"
+"""Of the Service by which each of several controllers is found."""
+OPERATOR = "operator"
 HEAD = "ray-head"
 ENGINE = "engine"
 PAIR_CHECK = "pair-check"
@@ -34,8 +41,17 @@ def child(service: Service, component: str) -> str:
 
 
 def controller_address(service: Service) -> str:
-    """Return where replicas and gateways find the controller."""
-    return f"{child(service, CONTROLLER)}.{service.namespace}.svc:{CONTROLLER_PORT}"
+    """Return where replicas and gateways find the controller that leads.
+
+    Several share a name with all their addresses: only the one that leads listens, and a client
+    tries them in turn.
+    """
+    return f"{_controller_host(service)}:{CONTROLLER_PORT}"
+
+
+def control_url(service: Service) -> str:
+    """Return the base URL of the control API inside the cluster."""
+    return f"http://{_controller_host(service)}:{CONTROL_API_PORT}"
 
 
 def gateway_url(service: Service) -> str:
@@ -43,6 +59,12 @@ def gateway_url(service: Service) -> str:
     port = service.spec.gateway.service.port
     suffix = "" if port == 80 else f":{port}"
     return f"http://{child(service, GATEWAY)}.{service.namespace}.svc{suffix}"
+
+
+def _controller_host(service: Service) -> str:
+    several = service.spec.controller.store.type == "Redis"
+    component = CONTROLLERS if several else CONTROLLER
+    return f"{child(service, component)}.{service.namespace}.svc"
 
 
 def selector(service: Service, component: str | None = None) -> Object:

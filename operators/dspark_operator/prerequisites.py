@@ -94,10 +94,10 @@ def _kind(facts: Facts, kind: str, level: Level, what: str) -> Finding:
 def _storage(facts: Facts, service: Service | None) -> Iterator[Finding]:
     wanted = None
     if service is not None:
-        store = service.spec.controller.store.embedded
-        if not store.persistent:
+        store = service.spec.controller.store
+        if store.type == "Redis" or not store.embedded.persistent:
             return
-        wanted = store.storage_class_name
+        wanted = store.embedded.storage_class_name
     if facts.storage_classes is None:
         yield Finding(level="warning", message="storage classes: no right to look")
         return

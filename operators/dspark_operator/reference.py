@@ -20,28 +20,31 @@ Written by `python -m dspark_operator.crd deploy/helm/dspark`; edit `values.yaml
 _TABLE = "| key | type | default | meaning |\n|---|---|---|---|\n"
 
 
-def reference(values: str, values_schema: str, spec: Object) -> str:
+def reference(values: str, values_schema: str, spec: Object, policy: Object) -> str:
     """Return the reference as Markdown.
 
     Args:
         values: ``values.yaml``, whose comments are the meanings.
         values_schema: ``values.schema.json``.
-        spec: Structural schema of ``spec``.
+        spec: Structural schema of a DSparkService's ``spec``.
+        policy: The same of a VerificationPolicy.
     """
     chart = "".join(_chart_rows(values, json.loads(values_schema)))
     fields = "".join(_spec_rows(spec, ""))
     return (
         f"{_HEAD}## Values of the chart\n\n{_TABLE}{chart}\n"
         f"## Fields of `spec`\n\nIn a DSparkService, and in `instance.spec` of the chart. "
-        f"Every list entry of `pools` and `groups` is told apart by its `name`.\n\n{_TABLE}{fields}"
+        "Every list entry of `pools` and `groups` is told apart by its `name`.\n\n"
+        f"{_TABLE}{fields}\n"
+        f"## Fields of a VerificationPolicy's `spec`\n\n{_TABLE}{''.join(_spec_rows(policy, ''))}"
     )
 
 
-def write_reference(path: Path, spec: Object) -> None:
+def write_reference(path: Path, spec: Object, policy: Object) -> None:
     """Bring the file beside the chart's values up to date."""
     chart = path.parent
     schema = (chart / "values.schema.json").read_text()
-    path.write_text(reference((chart / "values.yaml").read_text(), schema, spec))
+    path.write_text(reference((chart / "values.yaml").read_text(), schema, spec, policy))
 
 
 def _chart_rows(values: str, schema: Object) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dspark.config.gateway import GatewayProcess, GatewaySettings
 from dspark.config.system import SystemSettings
 from dspark_operator import names
 from dspark_operator.document import Object
-from dspark_operator.spec.front import CONTROLLER_RESERVED, GATEWAY_RESERVED
+from dspark_operator.spec.front import CONTROLLER_RESERVED, GATEWAY_RESERVED, OPERATORS_TOKEN
 from dspark_operator.spec.model import ModelSource
 from dspark_operator.spec.parse import Service, SpecError
 from dspark_operator.spec.pools import ENGINE_RESERVED, ENGINE_SETTINGS, Group, Pool
@@ -82,6 +82,8 @@ def engine_system(service: Service, pool: Pool, group: Group) -> Object:
             "advertise_host": "auto",
             "port_min": spec.network.port_min,
             "port_max": spec.network.port_max,
+            "metrics_port_min": spec.network.metrics_port_min,
+            "metrics_port_max": spec.network.metrics_port_max,
             "controller": names.controller_address(service),
         },
         "pools": pools,
@@ -112,8 +114,13 @@ def gateway_process(service: Service) -> Object:
     return process
 
 
-def controller_process(service: Service) -> Object:
-    """Return the file that ``python -m dspark.controller`` reads."""
+def controller_process(service: Service, token_sha256: str) -> Object:
+    """Return the file that ``python -m dspark.controller`` reads.
+
+    Args:
+        service: The service.
+        token_sha256: Digest of the operator's own token.
+    """
     spec = service.spec
     given = settings_from(
         spec.controller.settings, ControllerSettings, reserved=CONTROLLER_RESERVED
@@ -129,7 +136,13 @@ def controller_process(service: Service) -> Object:
         "host": "0.0.0.0",
         "port": names.CONTROLLER_PORT,
         "metrics_port": names.CONTROLLER_METRICS_PORT,
-        "store": f"{names.STATE_DIR}/controller.sqlite",
+        "api_host": "0.0.0.0",
+        "api_port": names.CONTROL_API_PORT,
+        "api_tokens": [
+            {"name": OPERATORS_TOKEN, "role": "admin", "sha256": token_sha256},
+            *(token.model_dump(mode="json") for token in spec.controller.api_tokens),
+        ],
+        **_store(service),
     }
     _check(ControllerSettings, settings, "spec.controller")
     return settings
@@ -141,6 +154,15 @@ def drain_s(service: Service, pool: Pool, group: Group) -> float:
         settings_from(group.engine, ENGINE_SETTINGS[pool.role], reserved=ENGINE_RESERVED)
     )
     return float(getattr(settings, "drain_s"))  # noqa: B009  # every role's class has it
+
+
+def _store(service: Service) -> Object:
+    redis = service.spec.controller.store.redis
+    if service.spec.controller.store.type == "Embedded" or redis is None:
+        return {"store": f"{names.STATE_DIR}/controller.sqlite"}
+    scheme = "rediss" if redis.tls else "redis"
+    prefix = f"dspark:{service.namespace}:{service.name}"
+    return {"store": f"{scheme}://{redis.address}/0", "store_prefix": prefix}
 
 
 def _pair(service: Service) -> Object:

@@ -32,6 +32,7 @@ class Observed:
         step: The rollout's decision on what was seen.
         ray_service: The RayService, if it exists.
         gateway: The gateway's Deployment, if it exists.
+        controller: The controller's Deployment, if it exists.
         fleet: What the running controller says; None: it could not be asked.
         fleet_problem: Why it could not be asked.
         first_token: Whether a token came through the gateway; None: not tried.
@@ -43,6 +44,7 @@ class Observed:
     step: Step
     ray_service: Object | None = None
     gateway: Object | None = None
+    controller: Object | None = None
     fleet: FleetReport | None = None
     fleet_problem: str = ""
     first_token: bool | None = None
@@ -131,7 +133,7 @@ def obstacle(service: Service, seen: Observed) -> Condition | None:
         return router
     if seen.fleet is None:
         return _role(service, "verifier", seen)
-    if not any(seen.fleet.unit(unit).ready for unit in _verifier_units(service)):
+    if not any(seen.fleet.unit(unit).ready for unit in service.spec.verifier_units()):
         return fails("VerifierReady", "NoVerifierReady", _role(service, "verifier", seen).message)
     return None
 
@@ -195,14 +197,10 @@ def _role(service: Service, role: Role, seen: Observed) -> Condition:
     return holds(kind, "Available", "every group has its least number of ready replicas")
 
 
-def _verifier_units(service: Service) -> list[str]:
-    return [pool.unit(group) for pool, group in service.spec.units() if pool.role == "verifier"]
-
-
 def _profile(service: Service, seen: Observed) -> Condition:
     if seen.fleet is None:
         return unknown("ProfileReady", "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
-    reports = {unit: seen.fleet.unit(unit) for unit in _verifier_units(service)}
+    reports = {unit: seen.fleet.unit(unit) for unit in service.spec.verifier_units()}
     if not any(report.ready for report in reports.values()):
         return fails("ProfileReady", "ProfileMissing", "no verifier is ready")
     bare = [unit for unit, report in reports.items() if report.profiled < report.ready]
@@ -214,13 +212,13 @@ def _profile(service: Service, seen: Observed) -> Condition:
 def _budget(service: Service, seen: Observed) -> Condition:
     if seen.fleet is None:
         return unknown("BudgetPublished", "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
-    for unit in _verifier_units(service):
+    for unit in service.spec.verifier_units():
         report = seen.fleet.unit(unit)
         if report.budget_epoch is None:
             return fails("BudgetPublished", "MetricsMissing", f"{unit} has no budget yet")
     reasons = {
         unit: seen.fleet.unit(unit).budget_reason.partition(":")[0]
-        for unit in _verifier_units(service)
+        for unit in service.spec.verifier_units()
     }
     told = "; ".join(f"{unit}: {reason}" for unit, reason in reasons.items())
     return holds("BudgetPublished", "Published", told)
@@ -245,7 +243,7 @@ def _speculation(service: Service, seen: Observed, drafter: Condition) -> Condit
     drafters = [pool.unit(group) for pool, group in service.spec.units() if pool.role == "drafter"]
     if not any(seen.fleet.unit(unit).ready for unit in drafters):
         return fails(kind, "NoDrafterReady", "no drafter is ready: sessions decode plainly")
-    reports = [seen.fleet.unit(unit) for unit in _verifier_units(service)]
+    reports = [seen.fleet.unit(unit) for unit in service.spec.verifier_units()]
     if all(report.budget_off for report in reports):
         return fails(kind, "BudgetOff", "at the present load drafting does not pay")
     if not any(report.connected_drafters for report in reports):

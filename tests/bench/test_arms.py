@@ -36,10 +36,12 @@ def test_one_length_written_twice_is_one_arm_too_many() -> None:
 def test_arms_that_draft_come_in_every_topology_and_off_once() -> None:
     arms = across(parse_arms("off,fixed:2"), parse_topologies("disaggregated,colocated"))
     assert [(arm.name, arm.kind, arm.topology) for arm in arms] == [
-        ("off", "off", "disaggregated"),
         ("fixed:2", "fixed:2", "disaggregated"),
+        ("off", "off", "colocated"),  # with the cores of both
         ("fixed:2@colocated", "fixed:2", "colocated"),
     ]
+    (off, _) = across(parse_arms("off,fixed:2"), parse_topologies("disaggregated"))
+    assert (off.name, off.topology) == ("off", "disaggregated")
 
 
 @pytest.mark.parametrize("text", ["", "remote", "colocated,colocated", "colocated,"])

@@ -20,7 +20,6 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str]:
         (("--rate", "2", "--concurrency", "1"), "--rate is an open loop: leave out"),
         (("--topology", "colocated"), "--topology and --latency-ms need --engine"),
         (("--engine", "--topology", "remote"), "is no list of different ones of disaggregated"),
-        (("--engine", "--topology", "colocated", "--concurrency", "1"), "use a paced model"),
         (("--prompts", "/no/such/file"), "/no/such/file: No such file"),
     ],
 )

@@ -66,5 +66,5 @@ async def test_an_arm_is_asked_of_its_topology() -> None:
     for arm in across((parse_arm("off"), parse_arm("fixed:3")), ("disaggregated", "colocated")):
         async for _ in server.stream(arm, a_request()):
             pass
-    assert [one.speculate for one in apart.asked] == [False, True]
-    assert [one.speculate for one in together.asked] == [True]
+    assert [one.speculate for one in apart.asked] == [True]
+    assert [one.speculate for one in together.asked] == [False, True]

@@ -39,6 +39,7 @@ def fleet(**load: object) -> Fleet:
                 name=POOL,
                 role=Role.VERIFIER,
                 wanted_replicas=2,
+                wanted_because="8 sessions",
                 ready_replicas=1,
                 budget=budget,
                 conditions=("ReplicasMissing: 1 of 2 are ready",),
@@ -57,6 +58,7 @@ def test_rates_are_those_of_the_newest_reports() -> None:
         ),
         {"verifier": {"state": "RUNNING"}},
     )
+    assert (pool["wanted_replicas"], pool["wanted_because"]) == (2, "8 sessions")
     assert pool["tokens_per_s"] == 100.0
     assert pool["accepted_length"] == 2.5
     assert pool["bytes_per_session_round"] == {"drafts": 20.0, "rows": 51.2}

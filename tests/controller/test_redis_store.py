@@ -44,6 +44,19 @@ def test_one_holds_the_lease_and_the_other_takes_it_when_it_is_given_back(
     two.close()
 
 
+def test_systems_with_a_redis_in_common_know_nothing_of_each_other(server: RedisServer) -> None:
+    one = RedisStore(server.url, owner={"id": "a"}, prefix="dspark:serving:a")
+    other = RedisStore(server.url, owner={"id": "b"}, prefix="dspark:serving:b")
+    assert one.lead(10.0)
+    assert other.lead(10.0)
+    one.next_term()
+    one.save(WISH)
+    assert one.wishes() == {POOL: WISH}
+    assert other.wishes() == {}
+    one.close()
+    other.close()
+
+
 def test_a_lease_runs_out_by_itself(server: RedisServer) -> None:
     one, two = a_store(server, "one"), a_store(server, "two")
     assert one.lead(0.05)

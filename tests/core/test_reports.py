@@ -46,6 +46,8 @@ def by_position(
         ({"step_s": float("nan")}, "step_s is nan"),
         ({"draft_round_s": float("inf")}, "draft_round_s is inf"),
         ({"window_s": -1.0}, "window_s is -1.0"),
+        ({"waiting_sessions": 2**32}, "no replica has so many"),
+        ({"queue_s": 1e9}, "queue_s is 1000000000.0"),
         ({"busy_share": 3.0}, "more than all of the window"),
         ({"free_pages": 9}, "9 of 8 pages are free"),
         ({"accepted_draft_tokens": 21}, "21 drafts accepted, but 20 verified"),

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/dspark"
 PROFILES = sorted(path.stem for path in (CHART / "profiles").glob("*.yaml"))
 RELEASE = Release(
-    engine_image="dspark-engine:1.2.3", server_image="dspark-server:1.2.3", namespace="operators"
+    engine_image="dspark-engine:1.2.3",
+    server_image="dspark-server:1.2.3",
+    namespace="operators",
+    control_key="a key of the tests, long enough",
 )
 CLUSTER = Cluster(
     minor=32,
@@ -25,6 +28,7 @@ CLUSTER = Cluster(
             "autoscaling/v2/HorizontalPodAutoscaler",
             "monitoring.coreos.com/v1/ServiceMonitor",
             "monitoring.coreos.com/v1/PodMonitor",
+            "monitoring.coreos.com/v1/PrometheusRule",
         }
     ),
 )

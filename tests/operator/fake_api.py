@@ -52,10 +52,15 @@ class FakeResource:
                     document
                     for (api, kind, where, _), document in self.api.objects.items()
                     if (api, kind, where) == (self.api_version, self.kind, namespace)
-                    and document["metadata"].get("labels", {}).get(label) == value
+                    and (not label or document["metadata"].get("labels", {}).get(label) == value)
                 ]
             }
         )
+
+    @property
+    def status(self) -> "FakeStatus":
+        """The status subresource."""
+        return FakeStatus(self)
 
     def delete(self, *, name: str, namespace: str, body: Document) -> None:
         key = (self.api_version, self.kind, namespace, name)
@@ -67,6 +72,20 @@ class FakeResource:
     def patch(self, *, name: str, namespace: str, body: Any, content_type: str) -> None:
         self.api.log.append(f"patch {self.kind} {name}")
         self.api.patches.append(body)
+
+
+@dataclass
+class FakeStatus:
+    """The status of one kind."""
+
+    resource: FakeResource
+
+    def patch(self, *, name: str, namespace: str, body: Any, content_type: str) -> None:
+        assert content_type == "application/merge-patch+json"
+        kind = self.resource
+        document = kind.api.objects[kind.api_version, kind.kind, namespace, name]
+        document["status"] = {**document.get("status", {}), **body["status"]}
+        kind.api.log.append(f"status {kind.kind} {name}")
 
 
 @dataclass

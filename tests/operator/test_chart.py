@@ -1,14 +1,21 @@
 """The chart, through Helm where there is one: DSPARK_HELM, or helm on the PATH."""
 
+import base64
 import os
 import shutil
 import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.operator.cases import CHART, PROFILES, profile
+from dspark_operator import uninstall
+from dspark_operator.control_key import read_key
+from tests.operator.answering import Answering, served
+from tests.operator.cases import CHART, PROFILES, children, profile
 
 HELM = shutil.which(os.environ.get("DSPARK_HELM") or "helm")
 needs_helm = pytest.mark.skipif(HELM is None, reason="no helm here: set DSPARK_HELM to one")
@@ -63,7 +70,7 @@ def test_a_profile_renders_its_instance_as_written(name: str) -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_pod_of_the_chart_is_confined(name: str) -> None:
     for document in _template("-f", _profile(name)):
-        if document["kind"] not in ("Deployment", "StatefulSet", "Pod"):
+        if document["kind"] not in ("Deployment", "StatefulSet", "Pod", "Job"):
             continue
         pod = (
             document["spec"] if document["kind"] == "Pod" else document["spec"]["template"]["spec"]
@@ -76,6 +83,20 @@ def test_every_pod_of_the_chart_is_confined(name: str) -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["resources"]["requests"]
             assert container["resources"]["limits"]
+
+
+@needs_helm
+def test_kubernetes_accepts_what_the_chart_renders() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checker = pytest.importorskip(
+            "kubernetes_validate", reason="kubernetes-validate is not installed"
+        )
+        documents = _template("-f", _profile("ha"))
+        for version in ("1.28", "1.32", "1.37"):
+            for document in documents:
+                if not document["apiVersion"].startswith("serving.dspark.dev"):
+                    checker.validate(document, version, strict=True)
 
 
 @needs_helm
@@ -129,8 +150,119 @@ def test_an_instance_without_a_model_is_refused() -> None:
 
 
 @needs_helm
-def test_redis_is_where_the_profile_looks_for_it() -> None:
+def test_redis_is_where_the_profile_looks_for_it_and_opens_to_who_needs_it() -> None:
     documents = _template("-f", _profile("ha"))
-    address = profile("ha")["ray"]["faultTolerance"]["redisAddress"]
+    spec = profile("ha")
+    store = spec["controller"]["store"]["redis"]
     services = [d["metadata"]["name"] for d in documents if d["kind"] == "Service"]
-    assert address.partition(":")[0] in services
+    for address in (spec["ray"]["faultTolerance"]["redisAddress"], store["address"]):
+        assert address.partition(":")[0] in services
+    (policy,) = [d for d in documents if d["metadata"]["name"] == "dspark-redis"
+                 and d["kind"] == "NetworkPolicy"]  # fmt: skip
+    (rule,) = policy["spec"]["ingress"]
+    (peer,) = rule["from"]
+    chosen = {e["key"]: e.get("values") for e in peer["podSelector"]["matchExpressions"]}
+    for child in children(spec):
+        if child["kind"] == "Deployment" and child["metadata"]["name"] == "llm-controller":
+            labels = child["spec"]["template"]["metadata"]["labels"]
+            assert all(labels[key] in (values or [labels[key]]) for key, values in chosen.items())
+    (pod,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "StatefulSet"]
+    assert store["passwordSecretName"] in [v["secret"]["secretName"] for v in pod["volumes"]
+                                           if "secret" in v]  # fmt: skip
+
+
+@needs_helm
+def test_the_operator_reads_its_key_from_a_secret_of_the_chart_or_of_the_user() -> None:
+    documents = _template()
+    (secret,) = [d for d in documents if d["kind"] == "Secret"]
+    assert read_key(base64.b64decode(secret["data"]["key"]).decode())
+    for arguments, name in (
+        ((), secret["metadata"]["name"]),
+        (("--set", "operator.controlKeySecretName=mine"), "mine"),
+    ):
+        documents = _template(*arguments)
+        assert ("Secret" in [d["kind"] for d in documents]) is not bool(arguments)
+        (operator,) = [d for d in documents if d["kind"] == "Deployment"]
+        pod = operator["spec"]["template"]["spec"]
+        (volume,) = [v for v in pod["volumes"] if "secret" in v]
+        assert volume["secret"]["secretName"] == name
+        (container,) = pod["containers"]
+        (mount,) = [m for m in container["volumeMounts"] if m["name"] == volume["name"]]
+        assert f"--control-key-file={mount['mountPath']}/key" in container["args"]
+
+
+@needs_helm
+@pytest.mark.parametrize("cluster_wide", ["false", "true"])
+def test_what_runs_before_an_uninstall_is_a_hook_with_few_rights(cluster_wide: str) -> None:
+    documents = _template(
+        "-f", _profile("kind-cpu-demo"), "--set", f"operator.clusterWide={cluster_wide}"
+    )
+    hooks = [
+        d
+        for d in documents
+        if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "pre-delete"
+    ]
+    kinds = {d["kind"] for d in hooks}
+    prefix = "Cluster" if cluster_wide == "true" else ""
+    assert kinds == {"ServiceAccount", f"{prefix}Role", f"{prefix}RoleBinding", "Job"}
+    for hook in hooks:
+        policy = hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert policy == "before-hook-creation,hook-succeeded"
+        for rule in hook.get("rules", []):
+            assert rule["resources"] == ["dsparkservices"]
+            assert rule["verbs"] == ["get", "list", "delete"]
+    (job,) = [d for d in hooks if d["kind"] == "Job"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", uninstall.__name__]
+    assert "--own=serving/demo" in container["args"]
+    assert ("--namespace=serving" in container["args"]) is (cluster_wide == "false")
+    order = {d["kind"]: int(d["metadata"]["annotations"]["helm.sh/hook-weight"]) for d in hooks}
+    assert order["Job"] == max(order.values())
+
+
+class _Gateway(Answering):
+    tokens = 8
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/models"
+        self.say(200, {"data": [{"id": "dspark-demo"}]})
+
+    def do_POST(self) -> None:
+        assert (self.path, self.asked()["model"]) == ("/v1/completions", "dspark-demo")
+        usage = {"completion_tokens": self.tokens}
+        self.say(200, {"choices": [{"text": " there was"}], "usage": usage})
+
+
+@pytest.fixture
+def gateway() -> Iterator[str]:
+    with served(_Gateway) as url:
+        yield url
+
+
+@needs_helm
+def test_the_tests_of_the_chart_pass_on_a_gateway_that_answers_and_fail_otherwise(
+    gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = _template("-f", _profile("kind-cpu-demo"))
+    tests = {
+        d["metadata"]["name"]: d["spec"]["containers"][0]
+        for d in documents
+        if d["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    }
+    assert set(tests) == {"dspark-prompt", "dspark-models"}
+
+    def ends_with(name: str, model: str) -> int:
+        command, (script, url, served) = tests[name]["command"], tests[name]["args"]
+        assert (url, served) == ("http://demo-gateway.serving.svc:80", "dspark-demo")
+        assert command == ["python", "-c"]
+        done = subprocess.run(
+            [sys.executable, "-c", script, gateway, model],
+            capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        return done.returncode
+
+    assert ends_with("dspark-models", "dspark-demo") == 0
+    assert ends_with("dspark-models", "another") == 1
+    assert ends_with("dspark-prompt", "dspark-demo") == 0
+    monkeypatch.setattr(_Gateway, "tokens", 0)
+    assert ends_with("dspark-prompt", "dspark-demo") == 1

@@ -10,6 +10,7 @@ import yaml
 from dspark_operator.chart_schema import with_spec
 from dspark_operator.crd import dump, policy_crd, service_crd, spec_schema
 from dspark_operator.reference import reference
+from dspark_operator.spec.parse import SpecError, parse_policy
 from tests.operator.cases import CHART, PROFILES, profile, small
 from tests.operator.test_spec import MISTAKES
 
@@ -21,7 +22,8 @@ def test_the_files_in_the_chart_are_up_to_date() -> None:
     assert (CHART / "crds/verificationpolicies.yaml").read_text() == dump(policy_crd()), AGAIN
     values = (CHART / "values.schema.json").read_text()
     assert values == with_spec(values, spec_schema(service_crd())), AGAIN
-    told = reference((CHART / "values.yaml").read_text(), values, spec_schema(service_crd()))
+    specs = spec_schema(service_crd()), spec_schema(policy_crd())
+    told = reference((CHART / "values.yaml").read_text(), values, *specs)
     assert (CHART / "REFERENCE.md").read_text() == told, AGAIN
 
 
@@ -30,6 +32,7 @@ def test_the_reference_tells_every_value_and_every_field() -> None:
     for key in (
         "operator.watchNamespaces", "redis.image.tag", "instance.spec",
         "pools[].groups[].replicas.min", "gateway.settings.drainSeconds", "model.target.hub.id",
+        "activationSessions",
     ):  # fmt: skip
         (row,) = [line for line in told.splitlines() if line.startswith(f"| `{key}` |")]
         assert row.split(" | ")[3].strip(" |"), row
@@ -60,8 +63,9 @@ def test_a_schema_is_structural(crd: dict[str, Any]) -> None:
                 assert key in node["items"]["required"], path
 
 
-def test_every_field_is_described() -> None:
-    for path, node in _nodes(_root(service_crd())["properties"]["spec"]):
+@pytest.mark.parametrize("crd", [service_crd(), policy_crd()], ids=["service", "policy"])
+def test_every_field_is_described(crd: dict[str, Any]) -> None:
+    for path, node in _nodes(_root(crd)["properties"]["spec"]):
         if path and not path.endswith("[]"):
             assert node.get("description"), path
 
@@ -104,10 +108,10 @@ def _defaulted(node: Any, value: Any) -> Any:
     }
 
 
-def _complaints(spec: dict[str, Any]) -> list[str]:
+def _complaints(spec: dict[str, Any], crd: dict[str, Any] | None = None) -> list[str]:
     celpy = pytest.importorskip("celpy", reason="cel-python is not installed")
     environment = celpy.Environment()
-    schema = _root(service_crd())["properties"]["spec"]
+    schema = _root(crd or service_crd())["properties"]["spec"]
     complaints = []
     for rule, message, value in _rules(schema, _defaulted(schema, spec)):
         if "oldSelf" in rule:
@@ -133,12 +137,42 @@ def test_the_rules_let_every_profile_pass(name: str) -> None:
         ("two sources of a model", "exactly one of hub"),
         ("two controllers on one embedded store", "an embedded store belongs to one controller"),
         ("an upgrade without a surge", "NewClusterWithIncrementalUpgrade needs surge"),
+        ("a Redis that is not named", "type Redis needs redis.address"),
+        ("a promise about nothing", "timeToFirstTokenSeconds or interTokenSeconds is needed"),
+        ("a promise that nobody measures", "observability.monitors is needed"),
     ],
 )
 def test_a_rule_refuses_what_the_operator_refuses(mistake: str, complaint: str) -> None:
     spec = small()
     MISTAKES[mistake][0](spec)
     assert any(told.startswith(complaint) or complaint in told for told in _complaints(spec))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"mode": "Pinned", "draftTokens": 4}, None),
+        ({"floor": 1, "cap": 2, "activationSessions": 3, "shadow": True}, None),
+        ({"poolName": "verifier", "groupName": "big", "mode": "VerifyAll"}, None),
+        ({"mode": "Pinned"}, "draftTokens belongs to mode Pinned"),
+        ({"draftTokens": 4}, "draftTokens belongs to mode Pinned"),
+        ({"mode": "Off", "cap": 4}, "floor, cap and activationSessions belong to mode Auto"),
+        ({"floor": 3, "cap": 2}, "floor must not be above cap"),
+        ({"groupName": "big"}, "groupName needs poolName"),
+    ],
+)
+def test_the_rules_of_a_policy_are_the_operators(
+    fields: dict[str, Any], complaint: str | None
+) -> None:
+    spec = {"serviceName": "llm", **fields}
+    told = _complaints(spec, policy_crd())
+    if complaint is None:
+        assert told == []
+        assert parse_policy({"spec": spec}).policy()
+        return
+    assert [text for text in told if text.startswith(complaint)]
+    with pytest.raises(SpecError, match=complaint):
+        parse_policy({"spec": spec})
 
 
 def test_a_rule_refuses_an_engine_setting_of_another_role() -> None:

@@ -1,9 +1,11 @@
 """Images: pinned, not root, and with everything installed that their processes import."""
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -95,7 +97,8 @@ for module in modules:
         (
             "requirements-server.txt",
             "dspark.gateway.__main__,dspark.controller.__main__,"
-            "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",  # where traces are asked for
+            # What is imported only where it is asked for.
+            "opentelemetry.exporter.otlp.proto.grpc.trace_exporter,dspark.controller.redis_store",
         ),
         ("requirements-operator.txt", "dspark_operator.__main__"),
     ],
@@ -114,6 +117,61 @@ def test_a_slim_image_has_everything_that_its_processes_import(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _installs(file: str) -> list[str]:
+    """The arguments of every pip install of an image."""
+    text = (DOCKER / file).read_text().replace("\\\n", " ")
+    return [" ".join(words.split()) for words in re.findall(r"pip install (.*)", text)]
+
+
+def test_what_an_image_installs_runs_from_a_plain_folder(tmp_path: Path) -> None:
+    """The last install step of the slim images, carried out as written but for where it goes."""
+    (step,) = {_installs(f"{name}.Dockerfile")[-1] for name in ("server", "operator")}
+    assert step == "--prefix=/install --no-deps ."
+    source, target = tmp_path / "src", tmp_path / "install"
+    for copied in ("services", "kernels", "operators"):
+        shutil.copytree(
+            ROOT / copied, source / copied, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for copied in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / copied, source / copied)
+    words = step.replace("/install", str(target)).split()
+    done = subprocess.run(
+        # The build's own tools are those of this environment instead of fresh ones.
+        [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
+         "--no-build-isolation", "--no-index", *words],
+        cwd=source, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (packages,) = target.glob("lib/python3*/site-packages")
+    assert (packages / "dspark" / "py.typed").exists()
+    assert list((packages / "dspark" / "demo").rglob("*.safetensors"))
+    for module in ("dspark_operator", "dspark_operator.uninstall", "dspark.gateway",
+                   "dspark.controller"):  # fmt: skip
+        said = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            env={"PYTHONPATH": str(packages), "PATH": "/usr/bin:/bin"}, cwd=tmp_path,
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert said.returncode == 0, said.stderr[-2000:]
+        assert said.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("file", ["requirements-server.txt", "requirements-operator.txt"])
+def test_every_requirement_of_an_image_is_pinned_and_what_runs_here(file: str) -> None:
+    pinned = {
+        canonicalize_name(name): version
+        for name, version in re.findall(
+            r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M
+        )
+    }
+    for name in sorted(_closure(file)):
+        if name in pinned:
+            assert metadata.version(name) == pinned[name], name
+    for line in (DOCKER / file).read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert canonicalize_name(Requirement(line).name) in pinned, line
 
 
 def test_the_build_script_names_what_it_can_build() -> None:

@@ -5,9 +5,8 @@ from typing import Any
 import kopf
 import pytest
 
-from dspark_operator.ask import Answer
-from dspark_operator.fleet import FleetReport, UnitReport
-from dspark_operator.handlers import policy, reconcile, stop
+from dspark_operator.fleet import Answer, FleetReport, UnitReport
+from dspark_operator.handlers import reconcile, stop
 from dspark_operator.hands import Hands
 from dspark_operator.manifests.objects import Cluster
 from tests.operator.cases import RELEASE, body, small
@@ -163,12 +162,22 @@ def test_a_settled_service_is_neither_written_nor_asked_for_tokens(ready: World)
 def test_a_token_is_asked_for_again_after_an_outage(ready: World) -> None:
     asked = ready.asked
     ready.answer = Answer(problem="connection refused")
+    ready.look()
     assert ready.look()["Ready"] == ("False", "FleetUnknown")
     ready.answer, ready.token = Answer(fleet=HEALTHY), "HTTP Error 503"
     assert ready.look()["Ready"] == ("False", "NoFirstToken")
     ready.token = ""
     assert ready.look()["Ready"] == ("True", "FirstTokenSeen")
     assert ready.asked == asked + 2
+
+
+def test_one_question_without_an_answer_is_no_news(ready: World) -> None:
+    before, asked = ready.document["status"], ready.asked
+    for answer in (Answer(problem="timed out"), Answer(fleet=HEALTHY)) * 2:
+        ready.answer = answer
+        ready.look()
+        assert ready.document["status"] == before
+    assert ready.asked == asked
 
 
 def test_what_somebody_changed_is_written_again_and_nothing_else(ready: World) -> None:
@@ -299,12 +308,3 @@ def test_a_broken_service_can_be_deleted(world: World) -> None:
     world.document["spec"] = {}
     stop(kopf.Body(world.document), world.memo)
     assert world.api.log == []
-
-
-def test_a_policy_is_told_that_it_is_not_carried_out() -> None:
-    patch = kopf.Patch()
-    document = {"metadata": {"generation": 2}, "spec": {"serviceName": "llm"}}
-    policy(kopf.Body(document), patch)
-    (condition,) = patch["status"]["conditions"]
-    assert (condition["type"], condition["status"]) == ("Accepted", "False")
-    assert condition["observedGeneration"] == 2

@@ -1,9 +1,7 @@
 """The process around the handlers, and the questions that it asks of gateways."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -12,40 +10,27 @@ import pytest
 from dspark_operator import __main__ as process
 from dspark_operator import handlers, names
 from dspark_operator.ask import ask_fleet, ask_token
+from tests.operator.answering import Answering, served
 
 FLEET = {"term": 1, "members": [{"replica": {"pool": "v", "state": "ready"}}], "pools": []}
 
 
-class _Gateway(BaseHTTPRequestHandler):
+class _Gateway(Answering):
     answer: tuple[int, Any] = (200, FLEET)
 
     def do_GET(self) -> None:
-        self._say()
+        self.say(*self.answer)
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        asked = self.asked()
         assert (asked["model"], asked["max_tokens"]) == ("m", 1)
-        self._say()
-
-    def _say(self) -> None:
-        status, document = self.answer
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(document).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+        self.say(*self.answer)
 
 
 @pytest.fixture
 def gateway() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Gateway)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(_Gateway) as url:
+        yield url
 
 
 def test_the_fleet_is_asked_of_the_gateway(gateway: str) -> None:
@@ -91,8 +76,17 @@ def test_with_rights_in_single_namespaces_only_nothing_else_is_watched(cluster_w
     assert settings.persistence.finalizer == names.FINALIZER
 
 
+def test_a_short_key_is_refused_before_anything_else(tmp_path: Path) -> None:
+    short = tmp_path / "key"
+    short.write_text("secret\n")
+    words = ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1"]
+    with pytest.raises(SystemExit, match="the control key has 6 characters: 32 are needed"):
+        process.main([*words, f"--control-key-file={short}"])
+
+
 def test_the_arguments_of_the_chart_are_known() -> None:
     given = process._arguments(
-        ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1", "--namespace=b"]
-    )
+        ["--lease-namespace=a", "--engine-image=e:1", "--server-image=s:1", "--namespace=b",
+         "--control-key-file=/etc/dspark/control/key"]
+    )  # fmt: skip
     assert (given.namespace, given.health_port) == (["b"], 8080)

@@ -53,6 +53,14 @@ def test_an_empty_cluster_lacks_what_is_needed() -> None:
     assert _said(bare, "warning")[0].startswith("Kubernetes 1.20: meant for 1.28")
 
 
+def test_a_controller_with_a_redis_or_without_a_volume_needs_no_storage_class() -> None:
+    bare = _facts(storage_classes=[])
+    redis = {"type": "Redis", "redis": {"address": "redis:6379"}}
+    for store in (redis, {"embedded": {"persistent": False}}):
+        assert _said(bare, "missing", small(controller={"store": store})) == []
+    assert _said(bare, "missing", small()), "a volume does"
+
+
 def test_what_may_not_be_looked_at_is_a_warning() -> None:
     blind = _facts(nodes=None, storage_classes=None, claims=None)
     assert _said(blind, "missing", small()) == []

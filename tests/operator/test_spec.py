@@ -69,11 +69,44 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
         lambda s: s.update(controller={"replicas": 2}),
         "spec.controller.replicas: an embedded store belongs to one controller",
     ),
-    "a store that the controller does not have": (
+    "a Redis that is not named": (
+        lambda s: s.update(controller={"store": {"type": "Redis"}}),
+        "spec.controller.store: type Redis needs redis.address",
+    ),
+    "a token with the operator's name": (
         lambda s: s.update(
-            controller={"store": {"type": "Redis", "redis": {"address": "redis:6379"}}}
+            controller={
+                "apiTokens": [{"name": "dspark-operator", "role": "viewer", "sha256": "0" * 64}]
+            }
         ),
-        "spec.controller.store.type: this version of the operator runs one controller",
+        "spec.controller.apiTokens: the name 'dspark-operator' occurs twice",
+    ),
+    "a controller setting that the operator owns": (
+        lambda s: s.update(controller={"settings": {"apiHost": "0.0.0.0"}}),
+        "spec.controller.settings.apiHost: unknown key",
+    ),
+    "a promise about nothing": (
+        lambda s: s.update(slo={}, observability={"monitors": True}),
+        "spec.slo: timeToFirstTokenSeconds or interTokenSeconds is needed",
+    ),
+    "a promise that nobody measures": (
+        lambda s: s.update(slo={"interTokenSeconds": 0.1}),
+        "spec.slo: observability.monitors is needed",
+    ),
+    "a promise beyond what is told apart": (
+        lambda s: s.update(slo={"timeToFirstTokenSeconds": 60}, observability={"monitors": True}),
+        "spec.slo.timeToFirstTokenSeconds: Input should be less than 10",
+    ),
+    "fewer ports than engines in a pod": (
+        lambda s: (
+            _group(s).update(replicasPerPod=4),
+            s.update(network={"metricsPortMin": 9960, "metricsPortMax": 9962}),
+        ),
+        "spec.network: metricsPortMin..metricsPortMax is 9960..9962, and 4 replicas share a pod",
+    ),
+    "ports that overlap": (
+        lambda s: s.update(network={"portMax": 9970}),
+        "spec.network: the ranges of ports and of metrics ports overlap",
     ),
     "an upgrade without a surge": (
         lambda s: s.update(updateStrategy={"type": "NewClusterWithIncrementalUpgrade"}),
@@ -89,7 +122,7 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
     ),
     "ports the wrong way round": (
         lambda s: s.update(network={"portMin": 9950, "portMax": 9910}),
-        "spec.network: portMin must not be above portMax",
+        "spec.network: portMin..portMax is 9950..9910, and 1 replicas share a pod",
     ),
 }
 

@@ -27,6 +27,7 @@ from tests.fleet_examples import a_curve, a_replica
 # Mean open sessions in each hour.
 SHAPE = (6, 2, 0, 0, 0, 1, 8, 30, 70, 95, 100, 88, 70, 84, 98, 96, 90, 80, 62, 48, 40, 34, 24, 12)
 MINUTES = 24 * 60
+TICK_MIN = 4
 START_MIN = {Role.VERIFIER: 4, Role.DRAFTER: 2, Role.PREFILL: 3}
 PAGES, PAGES_A_SESSION, GAMMA = 400, 16, 3
 PROMPT_TOKENS, PREFILL_RATE = 600, 1500.0
@@ -52,6 +53,10 @@ SCALING = {
         reserve=0.2,
     ),
 }  # fmt: skip
+
+
+def at(hour: int) -> int:
+    return hour * 60 // TICK_MIN
 
 
 def trace() -> list[int]:
@@ -81,8 +86,8 @@ class Day:
     kept: int = 0
 
     def run(self, sessions: list[int]) -> "Day":
-        for minute, open_ in enumerate(sessions):
-            self.step(minute, open_)
+        for minute in range(0, MINUTES, TICK_MIN):
+            self.step(minute, sessions[minute])
         return self
 
     def step(self, minute: int, sessions: int) -> None:
@@ -110,7 +115,7 @@ class Day:
         for role in SCALING:
             wanted = self.plan.wanted[PoolName(role.value)]
             self.wanted[role].append(wanted)
-            self.minutes[role] += self.ready[role]
+            self.minutes[role] += TICK_MIN * self.ready[role]
             have = self.ready[role] + len(self.starting[role])
             self.starting[role] += [minute] * max(wanted - have, 0)
             while wanted < self.ready[role] + len(self.starting[role]):
@@ -199,8 +204,8 @@ def test_it_takes_far_fewer_replica_hours_than_the_peak_would(day: Day) -> None:
 
 
 def test_drafters_are_gone_at_night_and_back_in_the_morning(day: Day) -> None:
-    assert day.wanted[Role.DRAFTER][4 * 60] == 0
-    assert min(day.wanted[Role.DRAFTER][8 * 60 : 20 * 60]) >= 1
+    assert day.wanted[Role.DRAFTER][at(4)] == 0
+    assert min(day.wanted[Role.DRAFTER][at(8) : at(20)]) >= 1
     assert min(day.wanted[Role.VERIFIER]) == 1
 
 
@@ -219,7 +224,7 @@ def test_replicas_that_never_start_wedge_nothing(day: Day) -> None:
     stuck = Day(scaling=SCALING, stuck=frozenset({Role.DRAFTER})).run(trace())
     # Only one drafter ever is: more are wanted by day, and again fewer, and none at night.
     assert max(stuck.wanted[Role.DRAFTER]) > 1
-    assert stuck.wanted[Role.DRAFTER][4 * 60] == 0
-    assert min(stuck.wanted[Role.DRAFTER][8 * 60 : 20 * 60]) >= 1
+    assert stuck.wanted[Role.DRAFTER][at(4)] == 0
+    assert min(stuck.wanted[Role.DRAFTER][at(8) : at(20)]) >= 1
     assert max(stuck.wanted[Role.VERIFIER]) >= max(day.wanted[Role.VERIFIER])
-    assert min(stuck.wanted[Role.VERIFIER][2 * 60 : 5 * 60]) == 1
+    assert min(stuck.wanted[Role.VERIFIER][at(2) : at(5)]) == 1

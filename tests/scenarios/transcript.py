@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dspark.config.controller import ControllerSettings
+from dspark.config.scaling import PoolScaling
 from dspark.controller.loop import Controller
 from dspark.controller.policies import Ask, Conflict, LostRace
 from dspark.controller.registry import Refused, UnknownPool
@@ -36,6 +37,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
+        self.settings = SETTINGS
         self.controller = Controller(SETTINGS, self.store)
         self.curves: dict[str, Curve] = {}
         self.replicas: dict[str, Replica] = {}
@@ -48,8 +50,11 @@ class Stage:
             (r"(\w+) drains", self.drain),
             (r"(\w+) reports (\d+) sessions(?:, a draft round of (\d+) ms)?"
              r"(?:, (\d+) rounds that survive by ([\d. ]+))?(?:, using epoch (\d+))?", self.report),
+            (r"(\w+) has (\d+) sessions and (\d+) waiting, (\d+) of (\d+) pages free", self.fill),
             (r"(\w+)'s guard trips", self.trip),
             (r"(\w+)'s old process reports", self.report_stale),
+            (r"(\w+) pools follow their load, (\d+) to (\d+) replicas", self.follow),
+            (r"(\w+) leaves the number of (\w+) replicas to the load because (.+)", self.release),
             (r"(\w+) wants (\d+) replicas in (\w+) because (.+)", self.want),
             (r"(\w+) sets (\w+) to (.+?)(?: for ([\d.]+) s)?(, having read version (\d+))?"
              r" because (.+)", self.set_policy),
@@ -128,6 +133,28 @@ class Stage:
         )
         return "" if outcome.value == "accepted" else f"{outcome.value}"
 
+    def fill(self, name: str, sessions: str, waiting: str, free: str, total: str) -> str:
+        report = a_report(
+            name, incarnation=self.replicas[name].incarnation, active=int(sessions),
+            waiting=int(waiting),
+        )  # fmt: skip
+        full = replace(report, free_pages=int(free), total_pages=int(total))
+        outcome = self.controller.report(full, self.now_s)
+        return "" if outcome.value == "accepted" else outcome.value
+
+    def follow(self, pool: str, fewest: str, most: str) -> str:
+        scaling = PoolScaling(
+            min_replicas=int(fewest), max_replicas=int(most), up_after_s=2, down_after_s=3, idle_s=6
+        )
+        known = {**self.settings.scaling, pool: scaling}
+        self.settings = self.settings.model_copy(update={"scaling": known})
+        self.controller = Controller(self.settings, self.store)
+        return ""
+
+    def release(self, author: str, pool: str, reason: str) -> str:
+        before = self.controller.release_wanted(PoolName(pool), author=author, reason=reason)
+        return f"before: {before}"
+
     def trip(self, name: str) -> str:
         report = a_report(name, incarnation=self.replicas[name].incarnation)
         tripped = replace(report, guard_checks=9, guard_violations=3, guard_tripped=True)
@@ -190,7 +217,7 @@ class Stage:
         )
 
     def restart_controller(self) -> str:
-        self.controller = Controller(SETTINGS, self.store)
+        self.controller = Controller(self.settings, self.store)
         return f"term {self.controller.term}"
 
     def tick(self, at_s: str) -> str:
@@ -202,6 +229,8 @@ class Stage:
         lines = []
         for pool in fleet.pools:
             lines.append(f"{pool.name}: {pool.ready_replicas} ready of {pool.wanted_replicas}")
+            if pool.name in self.settings.scaling:
+                lines.append(f"  wanted: {pool.wanted_because}")
             lines += [f"  {condition}" for condition in pool.conditions]
             layers = self.controller.policies.layers(pool.name, self.now_s)
             if layers:

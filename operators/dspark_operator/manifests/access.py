@@ -4,6 +4,8 @@ No Role is made here: gateway, controller and engines never call the Kubernetes 
 itself binds the head's account to what Ray's autoscaler needs.
 """
 
+from urllib.parse import urlsplit
+
 from dspark_operator import names
 from dspark_operator.document import Json, Object
 from dspark_operator.manifests.objects import Cluster, Release, make
@@ -12,6 +14,8 @@ from dspark_operator.spec.parse import Service
 _COMPONENTS = (names.GATEWAY, names.CONTROLLER, names.HEAD, names.ENGINE)
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 _PORT_RANGES_SINCE = 22
+_RAY_METRICS_PORT = 8080
+_OTLP_PORT = 4317
 _UNHEALTHY_POLICY_SINCE = 27
 
 
@@ -27,6 +31,9 @@ def accounts(service: Service) -> list[Object]:
 def disruption_budgets(service: Service, cluster: Cluster) -> list[Object]:
     """Return budgets that let a node drain take one pod of a kind at a time."""
     made = [_budget(service, cluster, names.GATEWAY, names.selector(service, names.GATEWAY))]
+    if service.spec.controller.replicas > 1:
+        controllers = names.selector(service, names.CONTROLLER)
+        made.append(_budget(service, cluster, names.CONTROLLER, controllers))
     for pool in service.spec.pools:
         chosen: Object = {
             **names.selector(service, names.ENGINE),
@@ -51,6 +58,9 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
     replicas: Object = {"protocol": "TCP"}
     if cluster.minor >= _PORT_RANGES_SINCE:
         replicas |= {"port": network.port_min, "endPort": network.port_max}
+    engines_in_a_pod = service.spec.most_replicas_per_pod()
+    scraped: list[Json] = [_tcp(_RAY_METRICS_PORT)]
+    scraped += [_tcp(network.metrics_port_min + number) for number in range(engines_in_a_pod)]
     callers: list[Json] = [
         {"namespaceSelector": {"matchLabels": {**wanted}}} for wanted in network.gateway_from
     ]
@@ -61,27 +71,33 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
     anyone |= {"from": [*callers, {"podSelector": {}}]} if callers else {}
     dns: Object = {"ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]}
     control: Object = {"to": [controller], "ports": [_tcp(names.CONTROLLER_PORT)]}
+    control_from: list[Json] = [_operator(release)]
+    control_from += [
+        {"namespaceSelector": {"matchLabels": {**wanted}}} for wanted in network.control_from
+    ]
     # Weights and tokenizers come over HTTPS, unless they lie on a volume.
     fetch: list[Json] = [{"ports": [_tcp(443)]}]
+    collector = _to_collector(service)
     return [
         _policy(
             service, names.GATEWAY, ingress=[anyone],
-            egress=[dns, control, {"to": [engines], "ports": [replicas]}, *fetch],
+            egress=[dns, control, {"to": [engines], "ports": [replicas]}, *fetch, *collector],
         ),
         _policy(
             service, names.CONTROLLER,
             ingress=[
                 {"from": [gateway, engines, head], "ports": [_tcp(names.CONTROLLER_PORT)]},
                 {"ports": [_tcp(names.CONTROLLER_METRICS_PORT)]},
+                {"from": control_from, "ports": [_tcp(names.CONTROL_API_PORT)]},
             ],
-            egress=[dns],
+            egress=[dns, *_to_store(service), *collector],
         ),
         _policy(
             service, names.ENGINE,
             ingress=[
                 {"from": [engines, head]},
                 {"from": [gateway], "ports": [replicas]},
-                {"ports": [_tcp(8080)]},
+                {"ports": scraped},
             ],
         ),
         _policy(
@@ -89,11 +105,33 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
             ingress=[
                 {"from": [engines, head]},
                 {"from": [kuberay], "ports": [_tcp(8265)]},
-                {"ports": [_tcp(8080)]},
+                {"ports": [_tcp(_RAY_METRICS_PORT)]},
             ],
         ),
         *(_policy(service, component, ingress=[]) for component in _checking(service)),
     ]  # fmt: skip
+
+
+def _operator(release: Release) -> Object:
+    """Return the operator's pods as a peer."""
+    pods: Object = {"podSelector": {"matchLabels": {names.COMPONENT_LABEL: names.OPERATOR}}}
+    if release.namespace:
+        pods["namespaceSelector"] = {"matchLabels": {_NAMESPACE_NAME: release.namespace}}
+    return pods
+
+
+def _to_store(service: Service) -> list[Json]:
+    redis = service.spec.controller.store.redis
+    if service.spec.controller.store.type == "Embedded" or redis is None:
+        return []
+    return [{"ports": [_tcp(int(redis.address.rpartition(":")[2]))]}]
+
+
+def _to_collector(service: Service) -> list[Json]:
+    endpoint = service.spec.observability.otlp_endpoint
+    if endpoint is None:
+        return []
+    return [{"ports": [_tcp(urlsplit(endpoint).port or _OTLP_PORT)]}]
 
 
 def _checking(service: Service) -> tuple[str, ...]:

@@ -3,14 +3,17 @@
 import json
 
 from dspark_operator import names
+from dspark_operator.control_key import digest_of, token_of
 from dspark_operator.document import Json, Object, digest
 from dspark_operator.manifests import pods
-from dspark_operator.manifests.objects import Cluster, Release, make
+from dspark_operator.manifests.objects import Release, make
 from dspark_operator.settings import controller_process, gateway_process
 from dspark_operator.spec.parse import Service
 from dspark_operator.spec.pods import Placement, Resources
 
-_GRPC_PROBES_SINCE = 24
+_GENTLE: Object = {
+    "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+}  # fmt: skip
 
 
 def gateway(service: Service, release: Release) -> list[Object]:
@@ -40,9 +43,7 @@ def gateway(service: Service, release: Release) -> list[Object]:
         "livenessProbe": live,
         "readinessProbe": ready,
     }
-    deployment: Object = {
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    }
+    deployment: Object = {"strategy": _GENTLE}
     if spec.autoscaling is None:
         deployment["replicas"] = spec.replicas
     made = [
@@ -69,15 +70,12 @@ def gateway(service: Service, release: Release) -> list[Object]:
     return made
 
 
-def controller(service: Service, release: Release, cluster: Cluster) -> list[Object]:
+def controller(service: Service, release: Release) -> list[Object]:
     """Return the controller's objects."""
     spec = service.spec.controller
-    settings = controller_process(service)
-    probe: Object = (
-        {"grpc": {"port": names.CONTROLLER_PORT}}
-        if cluster.minor >= _GRPC_PROBES_SINCE
-        else {"tcpSocket": {"port": "grpc"}}
-    )
+    settings = controller_process(service, digest_of(token_of(release.control_key, service)))
+    # A standby answers it too; only the one that leads listens for gRPC.
+    probe: Object = {"httpGet": {"path": "/health", "port": "api"}}
     container: Object = {
         "name": names.CONTROLLER,
         "image": service.spec.images.server or release.server_image,
@@ -86,58 +84,79 @@ def controller(service: Service, release: Release, cluster: Cluster) -> list[Obj
         "ports": [
             pods.port("grpc", names.CONTROLLER_PORT),
             pods.port("metrics", names.CONTROLLER_METRICS_PORT),
+            pods.port("api", names.CONTROL_API_PORT),
         ],
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": 60},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         "readinessProbe": {**probe, "periodSeconds": 5},
     }
-    store = spec.store.embedded
-    volume = names.child(service, "controller-store")
-    made = [_config(service, names.CONTROLLER, "controller.json", settings)]
-    if store.persistent:
-        claim: Object = {
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": str(store.size)}},
-        }
-        if store.storage_class_name:
-            claim["storageClassName"] = store.storage_class_name
-        made.append(
-            make(
-                service,
-                "v1",
-                "PersistentVolumeClaim",
-                names.CONTROLLER,
-                name=volume,
-                body={"spec": claim},
-            )
-        )
-        state = pods.Weights(
-            volumes=({"name": "state", "persistentVolumeClaim": {"claimName": volume}},),
-            mounts=({"name": "state", "mountPath": names.STATE_DIR},),
-        )
-    else:
-        state = pods.scratch("state", names.STATE_DIR, str(store.size))
-    made += [
+    container["env"] = _redis_password(service)
+    state, claims = _state(service)
+    several = spec.store.type == "Redis"
+    # A file belongs to one process at a time.
+    strategy: Object = _GENTLE if several else {"type": "Recreate"}
+    made = [
+        _config(service, names.CONTROLLER, "controller.json", settings),
+        *claims,
         _deployment(
             service, names.CONTROLLER, container,
-            # The store belongs to one process at a time.
-            {"replicas": 1, "strategy": {"type": "Recreate"}},
+            {"replicas": spec.replicas, "strategy": strategy},
             placement=spec, size=spec.resources, config=settings, stop_s=5.0, extra=state,
         ),
-        make(
-            service, "v1", "Service", names.CONTROLLER,
-            body={
-                "spec": {
-                    "selector": names.selector(service, names.CONTROLLER),
-                    "ports": [
-                        _port("grpc", names.CONTROLLER_PORT),
-                        _port("metrics", names.CONTROLLER_METRICS_PORT),
-                    ],
-                }
-            },
-        ),
+        _controller_service(service, names.CONTROLLER),
     ]  # fmt: skip
+    if several:
+        made.append(_controller_service(service, names.CONTROLLERS))
     return made
+
+
+def _controller_service(service: Service, component: str) -> Object:
+    """Return a Service of the controller; that of several is found with all its addresses."""
+    ports: list[Json] = [
+        _port("grpc", names.CONTROLLER_PORT),
+        _port("metrics", names.CONTROLLER_METRICS_PORT),
+        _port("api", names.CONTROL_API_PORT),
+    ]
+    spec: Object = {"selector": names.selector(service, names.CONTROLLER), "ports": ports}
+    if component == names.CONTROLLERS:
+        spec |= {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "ports": [ports[0], ports[2]],
+        }
+    return make(service, "v1", "Service", component, body={"spec": spec})
+
+
+def _redis_password(service: Service) -> list[Json]:
+    store = service.spec.controller.store
+    if store.type == "Embedded" or store.redis is None or not store.redis.password_secret_name:
+        return []
+    key: Object = {"name": store.redis.password_secret_name, "key": "password"}
+    return [{"name": "DSPARK_REDIS_PASSWORD", "valueFrom": {"secretKeyRef": key}}]
+
+
+def _state(service: Service) -> tuple[pods.Weights, list[Object]]:
+    """Return where the controller writes, and the claims that this needs."""
+    store = service.spec.controller.store
+    if store.type == "Redis":
+        return pods.Weights(), []
+    if not store.embedded.persistent:
+        return pods.scratch("state", names.STATE_DIR, str(store.embedded.size)), []
+    volume = names.child(service, "controller-store")
+    claim: Object = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": str(store.embedded.size)}},
+    }
+    if store.embedded.storage_class_name:
+        claim["storageClassName"] = store.embedded.storage_class_name
+    made = make(
+        service, "v1", "PersistentVolumeClaim", names.CONTROLLER, name=volume, body={"spec": claim}
+    )
+    state = pods.Weights(
+        volumes=({"name": "state", "persistentVolumeClaim": {"claimName": volume}},),
+        mounts=({"name": "state", "mountPath": names.STATE_DIR},),
+    )
+    return state, [made]
 
 
 def _port(name: str, number: int) -> Object:
@@ -164,6 +183,8 @@ def _deployment(
 ) -> Object:
     chosen = names.selector(service, component)
     files = extra + pods.scratch("tmp", "/tmp", "1Gi")
+    environment = container.get("env", [])
+    assert isinstance(environment, list)
     mounts: list[Json] = [
         {"name": "config", "mountPath": names.CONFIG_DIR, "readOnly": True},
         *files.mounts,
@@ -188,7 +209,7 @@ def _deployment(
                 {
                     **container,
                     "imagePullPolicy": service.spec.images.pull_policy,
-                    "env": [{"name": "HOME", "value": "/tmp"}],
+                    "env": [*pods.environment(service), *environment],
                     "resources": pods.resources(size),
                     "securityContext": pods.container_security(),
                     "volumeMounts": mounts,

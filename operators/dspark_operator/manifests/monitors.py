@@ -4,6 +4,7 @@ from dspark_operator import names
 from dspark_operator.document import Json, Object
 from dspark_operator.manifests.objects import make
 from dspark_operator.spec.parse import Service
+from dspark_operator.spec.service import SloSpec
 
 _API = "monitoring.coreos.com/v1"
 
@@ -11,8 +12,8 @@ _API = "monitoring.coreos.com/v1"
 def monitors(service: Service) -> list[Object]:
     """Return what tells a Prometheus where our metrics are; empty where it is not asked for.
 
-    Engines choose their metrics port themselves and so are not among the targets: what they
-    measure is scraped where the controller and the gateway report it.
+    Engines that share a pod take the ports of a range in turn.  Prometheus passes over the ports
+    that a pod does not declare.
     """
     wanted = service.spec.observability
     if not wanted.monitors:
@@ -44,11 +45,50 @@ def monitors(service: Service) -> list[Object]:
             "ray",
             {
                 "selector": pods,
-                "podMetricsEndpoints": [{"port": "metrics", "interval": wanted.interval}],
+                "podMetricsEndpoints": [
+                    {"port": port, "interval": wanted.interval} for port in _pod_ports(service)
+                ],
             },
         )
     )
+    if service.spec.slo is not None:
+        made.append(_promises(service, service.spec.slo))
     return made
+
+
+def _pod_ports(service: Service) -> list[str]:
+    engines = service.spec.most_replicas_per_pod()
+    return ["metrics", *(f"{names.METRICS_PORT}-{number}" for number in range(engines))]
+
+
+def _promises(service: Service, slo: SloSpec) -> Object:
+    """Return alerts for what clients are promised, as the gateway sees it."""
+    promised = (
+        ("FirstToken", "vllm:time_to_first_token_seconds", slo.time_to_first_token_seconds),
+        ("InterToken", "vllm:inter_token_latency_seconds", slo.inter_token_seconds),
+    )
+    where = f'namespace="{service.namespace}",service="{names.child(service, names.GATEWAY)}"'
+    alerts: list[Json] = []
+    for what, metric, seconds in promised:
+        if seconds is None:
+            continue
+        rate = f"sum by (le) (rate({metric}_bucket{{{where}}}[5m]))"
+        alerts.append(
+            {
+                "alert": f"DSparkSlo{what}",
+                "expr": f"histogram_quantile({slo.percentile / 100}, {rate}) > {seconds}",
+                "for": "10m",
+                "labels": {"severity": "warning", "dspark_service": service.name},
+                "annotations": {
+                    "summary": f"{service.namespace}/{service.name}: {metric} is above "
+                    f"{seconds} s at the {slo.percentile}th percentile",
+                    "description": "Compare the pools' busy share, and what the budget is bound by "
+                    "(dspark top, dspark budget show).",
+                },
+            }
+        )
+    groups: list[Json] = [{"name": f"{service.name}-slo", "rules": alerts}]
+    return _monitor(service, "PrometheusRule", "slo", {"groups": groups})
 
 
 def _monitor(service: Service, kind: str, component: str, spec: Object) -> Object:

@@ -1,6 +1,6 @@
 """The frame of a child object: names, labels, owner, and a digest of what was asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dspark_operator import names
 from dspark_operator.document import Object, digest, part
@@ -37,11 +37,13 @@ class Release:
         engine_image: Image of the engines where a spec names none.
         server_image: Image of gateway and controller where a spec names none.
         namespace: Where the operator runs, which asks every gateway for its fleet.
+        control_key: Secret from which the operator's token for each control API is derived.
     """
 
     engine_image: str
     server_image: str
     namespace: str = ""
+    control_key: str = field(repr=False)
 
 
 def make(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dspark.config.telemetry import TelemetrySettings
 from dspark_operator import names
 from dspark_operator.document import Json, Object
 from dspark_operator.spec.model import ModelSource
@@ -107,6 +108,20 @@ def apart(spread_over: Object) -> Object:
     }
     preferred: list[Json] = [{"weight": 100, "podAffinityTerm": term}]
     return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
+def environment(service: Service) -> list[Json]:
+    """Return the variables of every process of ours: where it may write, and what it tells.
+
+    Nothing of telemetry stands here where nothing is asked for: another variable is another pod.
+    """
+    told: dict[str, str] = {"HOME": "/tmp"}
+    wanted = service.spec.observability.telemetry()
+    if wanted != TelemetrySettings():
+        told |= wanted.environment()
+    if wanted.otlp_endpoint is not None:
+        told["OTEL_SERVICE_NAME"] = service.name
+    return [{"name": name, "value": value} for name, value in told.items()]
 
 
 def images(service: Service) -> Object:

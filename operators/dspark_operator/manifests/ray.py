@@ -138,7 +138,7 @@ def _workers(service: Service, release: Release, pool: Pool, group: Group) -> Ob
         service, release, names.ENGINE, labels=own, size=pods.resources(group.resources),
         place=pods.placement(group, spread), weights=weights,
         stop_s=drain_s(service, pool, group) + float(str(RAY_SETTINGS["stop_margin_s"])),
-        ports=(("metrics", 8080),),
+        ports=(("metrics", 8080), *_metrics_ports(service, group)),
         probes={
             "livenessProbe": {**health, "periodSeconds": 10, "failureThreshold": 12},
             "readinessProbe": {**health, "periodSeconds": 5, "failureThreshold": 3},
@@ -162,6 +162,15 @@ def _workers(service: Service, release: Release, pool: Pool, group: Group) -> Ob
     }
 
 
+def _metrics_ports(service: Service, group: Group) -> list[tuple[str, int]]:
+    """Return the ports on which the engines of one pod tell their metrics, by name."""
+    first = service.spec.network.metrics_port_min
+    return [
+        (f"{names.METRICS_PORT}-{number}", first + number)
+        for number in range(group.replicas_per_pod)
+    ]
+
+
 def _template(
     service: Service,
     release: Release,
@@ -180,7 +189,7 @@ def _template(
         weights + pods.scratch("tmp", "/tmp") + pods.scratch("shm", "/dev/shm", shared, memory=True)
     )
     environment: list[Json] = [
-        {"name": "HOME", "value": "/tmp"},
+        *pods.environment(service),
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
     ]
     return {

@@ -15,6 +15,7 @@ OPTIONAL = {
     "HorizontalPodAutoscaler",
     "ServiceMonitor",
     "PodMonitor",
+    "PrometheusRule",
     "HTTPRoute",
 }
 """Kinds without which a service still serves; left out where the cluster does not know them."""
@@ -30,7 +31,7 @@ def render(service: Service, release: Release, cluster: Cluster) -> list[Object]
         *accounts(service),
         *network_policies(service, release, cluster),
         *pair_check(service, release),
-        *controller(service, release, cluster),
+        *controller(service, release),
         *gateway(service, release),
         *ways_in(service),
         *disruption_budgets(service, cluster),

@@ -1,5 +1,6 @@
 """What all parts of the spec share, and the rules that the API server checks too."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
@@ -32,6 +33,15 @@ def rules(*rule_and_message: tuple[str, str]) -> dict[str, Any]:
 def list_map(*keys: str) -> dict[str, Json]:
     """Return a ``json_schema_extra`` for a list whose entries have an identity."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+def refuse_repeated(where: str, names: Iterable[str]) -> None:
+    """Raise ValueError for the first name that occurs twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{where}: the name {name!r} occurs twice")
+        seen.add(name)
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=20)]

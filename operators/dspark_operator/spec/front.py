@@ -4,24 +4,34 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from dspark.config.controller import ControllerSettings
+from dspark.config.controller import ApiToken, ControllerSettings
 from dspark.config.gateway import GatewaySettings
 from dspark_operator.document import Json
-from dspark_operator.spec.base import ObjectName, Part, Quantity, rules
+from dspark_operator.spec.base import (
+    ObjectName,
+    Part,
+    Quantity,
+    list_map,
+    refuse_repeated,
+    rules,
+)
 from dspark_operator.spec.pods import Placement, Resources
 from dspark_operator.spec.settings_view import settings_from
 
 GATEWAY_RESERVED = ("host", "port", "controller", "fleet_file")
 """Gateway settings that the operator sets itself."""
 
-CONTROLLER_RESERVED = ("host", "port", "metrics_port", "store")
+CONTROLLER_RESERVED = (
+    "host", "port", "metrics_port", "api_host", "api_port", "api_tokens", "store", "store_prefix",
+)  # fmt: skip
 """Controller settings that the operator sets itself."""
 
 _SCALE = "autoscaling.minReplicas must not be above autoscaling.maxReplicas"
 _EMBEDDED = "an embedded store belongs to one controller: replicas must be 1"
-_REDIS_UNSUPPORTED = (
-    "this version of the operator runs one controller, with an embedded store: use type Embedded"
-)
+_NO_REDIS = "type Redis needs redis.address"
+
+OPERATORS_TOKEN = "dspark-operator"
+"""Name of the operator's own token, and so the author of what it changes."""
 
 
 class GatewayAutoscaling(Part):
@@ -129,33 +139,33 @@ class EmbeddedStore(Part):
 
 
 class RedisStore(Part):
-    """State in a Redis."""
+    """State in a Redis; services with one in common do not see each other's."""
 
     address: str = Field(pattern=r"^[\w.-]+:\d{1,5}$", max_length=256)
     """``host:port``."""
+    tls: bool = False
+    """Speak TLS to it; its certificate must be one that the server image trusts."""
     password_secret_name: ObjectName | None = None
     """Secret with the key ``password``."""
 
 
 class Store(Part):
-    """Where wanted replicas survive a restart of the controller."""
+    """Where policies and wanted replicas survive a restart of the controller."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            ("self.type != 'Redis' || has(self.redis)", "type Redis needs redis.address"),
-        )
+        json_schema_extra=rules(("self.type != 'Redis' || has(self.redis)", _NO_REDIS))
     )
     type: Literal["Embedded", "Redis"] = "Embedded"
-    """Embedded: a file, for one controller.  Redis: for several; not yet in this version."""
+    """Embedded: a file, for one controller.  Redis: for several, of which one leads."""
     embedded: EmbeddedStore = EmbeddedStore()
     """Used with type Embedded."""
     redis: RedisStore | None = None
     """Used with type Redis."""
 
     @model_validator(mode="after")
-    def _supported(self) -> Self:
-        if self.type == "Redis":
-            raise ValueError(f"type: {_REDIS_UNSUPPORTED}")
+    def _redis_given(self) -> Self:
+        if self.type == "Redis" and self.redis is None:
+            raise ValueError(_NO_REDIS)
         return self
 
 
@@ -168,7 +178,11 @@ class ControllerSpec(Placement):
         )
     )
     replicas: int = Field(default=1, ge=1, le=5)
-    """Pods."""
+    """Pods; more than one need a Redis: one leads, the others stand by."""
+    api_tokens: list[ApiToken] = Field(
+        default=[], max_length=100, json_schema_extra=list_map("name")
+    )
+    """Who may use the control API, beside the operator."""
     store: Store = Store()
     """Where its state is kept."""
     resources: Resources = Resources(
@@ -180,8 +194,9 @@ class ControllerSpec(Placement):
 
     @model_validator(mode="after")
     def _holds(self) -> Self:
-        if self.replicas != 1:
+        if self.store.type == "Embedded" and self.replicas != 1:
             raise ValueError(f"replicas: {_EMBEDDED}")
+        refuse_repeated("apiTokens", [OPERATORS_TOKEN, *(token.name for token in self.api_tokens)])
         try:
             settings_from(self.settings, ControllerSettings, reserved=CONTROLLER_RESERVED)
         except ValueError as error:

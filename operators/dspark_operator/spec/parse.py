@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from dspark_operator.document import Object, number, text
+from dspark_operator.spec.policy import PolicySpec
 from dspark_operator.spec.service import ServiceSpec
 
 
@@ -54,7 +55,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
     try:
         spec = ServiceSpec.model_validate(body.get("spec") or {})
     except ValidationError as error:
-        raise SpecError(_explain(error)) from None
+        raise SpecError(_explain(error, ServiceSpec)) from None
     return Service(
         name=name,
         namespace=text(body, "metadata", "namespace"),
@@ -62,6 +63,18 @@ def parse_service(body: Mapping[str, object]) -> Service:
         generation=number(body, "metadata", "generation") or 0,
         spec=spec,
     )
+
+
+def parse_policy(body: Mapping[str, object]) -> PolicySpec:
+    """Read the spec of a VerificationPolicy.
+
+    Raises:
+        SpecError: "spec.field: what is wrong", for the first mistake.
+    """
+    try:
+        return PolicySpec.model_validate(body.get("spec") or {})
+    except ValidationError as error:
+        raise SpecError(_explain(error, PolicySpec)) from None
 
 
 def owner_reference(service: Service) -> Object:
@@ -76,14 +89,14 @@ def owner_reference(service: Service) -> Object:
     }
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, spec: type[BaseModel]) -> str:
     first = error.errors()[0]
     where = "spec" + "".join(
         f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]
     )
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
+        known = _keys_at(spec, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         message = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
     elif first["type"] != "value_error" and not isinstance(first["input"], (dict, BaseModel)):
@@ -93,9 +106,8 @@ def _explain(error: ValidationError) -> str:
     return f"{where}{joint}{message}" + (f" ({more} more)" if more else "")
 
 
-def _keys_at(path: Sequence[int | str]) -> list[str]:
+def _keys_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     """Return the keys known at ``path``; empty where it leads out of the typed spec."""
-    model: type[BaseModel] = ServiceSpec
     for step in path:
         if isinstance(step, int):
             continue

@@ -1,46 +1,82 @@
-"""The spec of a VerificationPolicy: how the budget of a service is to be planned."""
+"""The spec of a VerificationPolicy: the control API's policy, as a manifest."""
 
 from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from dspark.core.policy import MAX_DRAFT_TOKENS, Mode, Policy
 from dspark_operator.spec.base import Name, ObjectName, Part, rules
 
-_FIXED = "draftTokens belongs to mode Fixed, and mode Fixed needs it"
+_PINNED = "draftTokens belongs to mode Pinned, and mode Pinned needs it"
+_AUTO = "floor, cap and activationSessions belong to mode Auto"
+_BOUNDS = "floor must not be above cap"
+_GROUP = "groupName needs poolName"
 
-
-class PolicyRules(Part):
-    """When the planner trims, stops drafting, and changes a table."""
-
-    activation_sessions: int = Field(default=2, ge=1)
-    """Below this many sessions all drafts are verified."""
-    trim_gain: float = Field(default=0.02, ge=0, le=1)
-    """Trim only for at least this share more throughput than verifying all."""
-    off_gain: float = Field(default=0.05, ge=0, le=1)
-    """Go without drafts only for at least this share more throughput."""
-    change_gain: float = Field(default=0.03, ge=0, le=1)
-    """Keep the previous entry unless the new one gives this share more throughput."""
+_MODES = {
+    "Auto": Mode.AUTO,
+    "Pinned": Mode.PINNED,
+    "Off": Mode.OFF,
+    "VerifyAll": Mode.VERIFY_ALL,
+}
 
 
 class PolicySpec(Part):
-    """What an operator of the service asks of the verification budget."""
+    """What is asked of the verification budget of a service."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(("(self.mode == 'Fixed') == has(self.draftTokens)", _FIXED))
+        json_schema_extra=rules(
+            ("(self.mode == 'Pinned') == has(self.draftTokens)", _PINNED),
+            (
+                "self.mode == 'Auto' || "
+                "!(has(self.floor) || has(self.cap) || has(self.activationSessions))",
+                _AUTO,
+            ),
+            ("!has(self.floor) || !has(self.cap) || self.floor <= self.cap", _BOUNDS),
+            ("!has(self.groupName) || has(self.poolName)", _GROUP),
+        )
     )
     service_name: ObjectName
     """DSparkService in the same namespace."""
     pool_name: Name | None = None
     """Verifier pool; absent: all of them."""
-    mode: Literal["Auto", "Fixed", "Off"] = "Auto"
-    """Auto: planned from curves and acceptance.  Fixed: ``draftTokens``.  Off: no drafting."""
-    draft_tokens: int | None = Field(default=None, ge=0, le=65536)
-    """Draft tokens that a step verifies."""
-    rules: PolicyRules = PolicyRules()
-    """Used with mode Auto."""
+    group_name: Name | None = None
+    """Group of the pool; absent: all of them."""
+    mode: Literal["Auto", "Pinned", "Off", "VerifyAll"] = "Auto"
+    """Auto: planned, within the bounds below.  Pinned: ``draftTokens`` at any load.  Off: no
+    drafting.  VerifyAll: everything drafted is verified."""
+    draft_tokens: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
+    """With mode Pinned: draft tokens that a step verifies."""
+    floor: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
+    """With mode Auto: a step verifies at least so many draft tokens."""
+    cap: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
+    """With mode Auto: a step verifies at most so many draft tokens."""
+    activation_sessions: int | None = Field(default=None, ge=1, le=1024)
+    """With mode Auto: below so many sessions in a step everything is verified."""
+    shadow: bool = False
+    """Compute, log and show the budget, and do not send it: verifiers admit by their own curve."""
+    reason: str = Field(default="", max_length=200)
+    """Why; it is kept in the controller's history."""
 
     @model_validator(mode="after")
-    def _fixed_has_tokens(self) -> Self:
-        if (self.mode == "Fixed") != (self.draft_tokens is not None):
-            raise ValueError(_FIXED)
+    def _makes_sense(self) -> Self:
+        if (self.mode == "Pinned") != (self.draft_tokens is not None):
+            raise ValueError(_PINNED)
+        bounds = (self.floor, self.cap, self.activation_sessions)
+        if self.mode != "Auto" and any(bound is not None for bound in bounds):
+            raise ValueError(_AUTO)
+        if self.floor is not None and self.cap is not None and self.floor > self.cap:
+            raise ValueError(_BOUNDS)
+        if self.group_name is not None and self.pool_name is None:
+            raise ValueError(_GROUP)
         return self
+
+    def policy(self) -> Policy:
+        """Return what the controller is asked for."""
+        return Policy(
+            mode=_MODES[self.mode],
+            draft_tokens=self.draft_tokens,
+            floor=self.floor,
+            cap=self.cap,
+            activation_sessions=self.activation_sessions,
+            shadow=self.shadow,
+        )

@@ -1,6 +1,5 @@
 """Pools and their groups: how many replicas of which role, on which kind of node."""
 
-from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,7 +8,7 @@ from dspark.config.drafter import DrafterSettings
 from dspark.config.prefill import PrefillSettings
 from dspark.config.verifier import VerifierSettings
 from dspark_operator.document import Json
-from dspark_operator.spec.base import Name, Part, list_map, rules
+from dspark_operator.spec.base import Name, Part, list_map, refuse_repeated, rules
 from dspark_operator.spec.pods import Placement, Resources
 from dspark_operator.spec.settings_view import manifest_key, settings_from
 
@@ -134,12 +133,3 @@ class Pool(Part):
         The group is named even where it is alone, so that a second group changes nothing for it.
         """
         return f"{self.name}-{group.name}"
-
-
-def refuse_repeated(where: str, names: Iterable[str]) -> None:
-    """Raise ValueError for the first name that occurs twice."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{where}: the name {name!r} occurs twice")
-        seen.add(name)

@@ -4,14 +4,28 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from dspark_operator.spec.base import Image, MaxText, ObjectName, Part, Quantity, list_map, rules
+from dspark.config.telemetry import TelemetrySettings
+from dspark_operator.spec.base import (
+    Image,
+    MaxText,
+    ObjectName,
+    Part,
+    Quantity,
+    list_map,
+    refuse_repeated,
+    rules,
+)
 from dspark_operator.spec.front import ControllerSpec, GatewaySpec
 from dspark_operator.spec.model import ModelSpec
 from dspark_operator.spec.pods import Placement, Resources
-from dspark_operator.spec.pools import Group, Pool, refuse_repeated
+from dspark_operator.spec.pools import Group, Pool
 
 _NO_DRAFTER = "a drafter pool needs model.drafter"
 _NO_VERIFIER = "at least one pool with role verifier is needed"
+_NO_SLO = "timeToFirstTokenSeconds or interTokenSeconds is needed"
+_NOT_SCRAPED = "slo: observability.monitors is needed: what is not scraped cannot be compared"
+LONGEST_TTFT_S, LONGEST_TOKEN_S = 10.0, 1.0
+"""Largest finite buckets of the histograms: beyond them nothing can be told apart."""
 _NO_SURGE = "type NewClusterWithIncrementalUpgrade needs surge"
 
 
@@ -48,14 +62,50 @@ class SpeculationSpec(Part):
 
 
 class ObservabilitySpec(Part):
-    """What the operator sets up for Prometheus; needs the Prometheus operator's CRDs."""
+    """Metrics, traces and logs; the monitors need the Prometheus operator's CRDs."""
 
     monitors: bool = False
-    """Make a ServiceMonitor for gateway and controller and a PodMonitor for Ray's pods."""
+    """Make ServiceMonitors for gateway and controller and a PodMonitor for engines and Ray."""
     interval: str = Field(default="15s", pattern=r"^[1-9]\d{0,3}(s|m)$")
     """How often they are scraped."""
     labels: dict[str, str] = Field(default={}, max_length=32)
     """Labels of the monitors, by which a Prometheus selects them."""
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+$", max_length=256)
+    """OpenTelemetry collector (OTLP over gRPC, ``http://host:4317``) that gets traces."""
+    trace_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the requests that is traced, of those whose caller did not decide it."""
+    log_format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line with request and session ids."""
+
+    def telemetry(self) -> TelemetrySettings:
+        """Return what processes are told about traces and logs."""
+        return TelemetrySettings(
+            otlp_endpoint=self.otlp_endpoint,
+            trace_share=self.trace_share,
+            log_format=self.log_format,
+        )
+
+
+class SloSpec(Part):
+    """What clients are promised; a PrometheusRule alerts when it is not kept for ten minutes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.timeToFirstTokenSeconds) || has(self.interTokenSeconds)", _NO_SLO)
+        )
+    )
+    time_to_first_token_seconds: float | None = Field(default=None, gt=0, lt=LONGEST_TTFT_S)
+    """From a request's arrival at the gateway to its first token."""
+    inter_token_seconds: float | None = Field(default=None, gt=0, lt=LONGEST_TOKEN_S)
+    """Between two tokens of a stream."""
+    percentile: int = Field(default=95, ge=50, le=99)
+    """Share of them that keeps to it, in percent."""
+
+    @model_validator(mode="after")
+    def _something_is_promised(self) -> Self:
+        if self.time_to_first_token_seconds is None and self.inter_token_seconds is None:
+            raise ValueError(_NO_SLO)
+        return self
 
 
 class NetworkSpec(Part):
@@ -65,12 +115,18 @@ class NetworkSpec(Part):
     """Make NetworkPolicies: only this service's processes reach each other."""
     gateway_from: list[dict[str, str]] = Field(default=[], max_length=16)
     """Namespace labels that may call the gateway; absent: everyone."""
+    control_from: list[dict[str, str]] = Field(default=[], max_length=16)
+    """Namespace labels that may call the control API; absent: the operator only."""
     ray_operator_namespace: ObjectName = "kuberay-operator"
     """Namespace of the KubeRay operator, which asks Ray's head for its state."""
     port_min: int = Field(default=9910, ge=1024, le=65000)
     """First port of the replicas' own gRPC servers."""
     port_max: int = Field(default=9959, ge=1024, le=65535)
     """Last port of the replicas' own gRPC servers."""
+    metrics_port_min: int = Field(default=9960, ge=1024, le=65000)
+    """First port of the replicas' metrics."""
+    metrics_port_max: int = Field(default=9999, ge=1024, le=65535)
+    """Last port of the replicas' metrics."""
 
 
 class Surge(Part):
@@ -151,6 +207,7 @@ class ServiceSpec(Part):
                 "o.name != p.name || o.role == p.role))",
                 "the role of a pool cannot be changed: add a pool and remove this one",
             ),
+            ("!has(self.slo) || self.observability.monitors", _NOT_SCRAPED),
         )
     )
     model: ModelSpec
@@ -168,7 +225,9 @@ class ServiceSpec(Part):
     ray: RaySpec = RaySpec()
     """Placement of the engines."""
     observability: ObservabilitySpec = ObservabilitySpec()
-    """Prometheus."""
+    """Metrics, traces and logs."""
+    slo: SloSpec | None = None
+    """What clients are promised."""
     network: NetworkSpec = NetworkSpec()
     """Ports and NetworkPolicies."""
     update_strategy: UpdateStrategy = UpdateStrategy()
@@ -186,13 +245,39 @@ class ServiceSpec(Part):
             for pool in self.pools:
                 if pool.role == "drafter":
                     raise ValueError(f"pools[{pool.name}]: {_NO_DRAFTER}")
-        if self.network.port_min > self.network.port_max:
-            raise ValueError("network: portMin must not be above portMax")
+        if self.slo is not None and not self.observability.monitors:
+            raise ValueError(_NOT_SCRAPED)
+        self._ports_suffice()
         return self
+
+    def most_replicas_per_pod(self) -> int:
+        """Return the most engines that share a pod, and so its ports."""
+        return max(group.replicas_per_pod for _, group in self.units())
+
+    def _ports_suffice(self) -> None:
+        network, needed = self.network, self.most_replicas_per_pod()
+        ranges = {
+            "port": (network.port_min, network.port_max),
+            "metricsPort": (network.metrics_port_min, network.metrics_port_max),
+        }
+        for name, (least, most) in ranges.items():
+            if most - least + 1 < needed:
+                raise ValueError(
+                    f"network: {name}Min..{name}Max is {least}..{most}, and {needed} replicas "
+                    "share a pod: each needs a port"
+                )
+        if network.port_min <= network.metrics_port_max and (
+            network.metrics_port_min <= network.port_max
+        ):
+            raise ValueError("network: the ranges of ports and of metrics ports overlap")
 
     def units(self) -> list[tuple[Pool, Group]]:
         """Every group with its pool, in the order written."""
         return [(pool, group) for pool in self.pools for group in pool.groups]
+
+    def verifier_units(self) -> list[str]:
+        """What the controller calls each group of verifiers."""
+        return [pool.unit(group) for pool, group in self.units() if pool.role == "verifier"]
 
     def gpus(self) -> int:
         """Most GPUs that this spec may use at once, outside of an upgrade."""

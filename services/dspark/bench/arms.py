@@ -90,11 +90,15 @@ def parse_topologies(text: str) -> tuple[Topology, ...]:
 
 
 def across(arms: tuple[Arm, ...], topologies: tuple[Topology, ...]) -> tuple[Arm, ...]:
-    """Return every arm in every topology; "off" has no drafter and comes once."""
+    """Return every arm in every topology; "off" comes once: colocated, if that is one of them.
+
+    It has no drafter, so there it has the cores of both.
+    """
     placed = []
+    alone = "colocated" if "colocated" in topologies else topologies[0]
     for topology in topologies:
         for arm in arms:
-            if not arm.enabled and topology != topologies[0]:
+            if not arm.enabled and topology != alone:
                 continue
             name = f"{arm.name}@{topology}" if arm.enabled and topology == "colocated" else arm.name
             placed.append(replace(arm, name=name, topology=topology))

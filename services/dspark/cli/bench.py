@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import httpx
@@ -75,8 +76,8 @@ def bench(
     topology: Annotated[
         str,
         typer.Option(
-            help="With --engine and a paced model: disaggregated, colocated (drafter and target "
-            "take turns on one device), or both."
+            help="With --engine: disaggregated, colocated (drafter and target take turns on one "
+            "device, or on the cores of both), or both."
         ),
     ] = "disaggregated",
     latency_ms: Annotated[
@@ -123,8 +124,9 @@ def bench(
     step in rounds that take what the profiled curves say and nothing more.
 
     Client and server share this machine's cores, for all arms alike.  With --engine, --config and
-    --set choose the model.  Of a paced model (configs/paced.yaml) every figure is of its pace and
-    none of speed.
+    --set choose the model; each engine has model.threads, and colocated ones, which take turns, and
+    "off" beside them twice as many, so that all arms have the same cores.  Of a paced model
+    (configs/paced.yaml) every figure is of its pace and none of speed.
 
     JSON: {"results": [{"arm", "topology": "disaggregated" or "colocated", "concurrency",
     "rate_per_s", "tokens_per_s", "user_tokens_per_s", "ttft_p50_ms", "token_p50_ms",
@@ -259,6 +261,9 @@ def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["En
     wanted = dict.fromkeys((arm.topology, arm.kind == ADAPTIVE) for arm in plan.arms)
     console = Console(stderr=True)
     with ExitStack() as stack:
+        if model.curves is None:  # those of one topology share theirs
+            folder = stack.enter_context(TemporaryDirectory(prefix="dspark-curves-"))
+            model = model.model_copy(update={"curves": folder})
         with console.status("loading and profiling"):
             systems = {
                 (topology, adaptive): stack.enter_context(
@@ -269,6 +274,7 @@ def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["En
                         max_sessions=users,
                         colocated=topology == "colocated",
                         latency_s=latency_s,
+                        profiled=True,
                     )
                 )
                 for topology, adaptive in wanted

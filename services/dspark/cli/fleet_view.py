@@ -33,6 +33,7 @@ def _describe_pool(
         "name": str(pool.name),
         "role": pool.role.value,
         "wanted_replicas": pool.wanted_replicas,
+        "wanted_because": pool.wanted_because,
         "ready_replicas": pool.ready_replicas,
         "conditions": list(pool.conditions),
         "serve": dict(serve.get(pool.role.value, {})),

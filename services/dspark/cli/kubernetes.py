@@ -32,7 +32,10 @@ def render(
     from dspark_operator.manifests.objects import Cluster, Release
     from dspark_operator.offline import children_of, services_in
 
-    release = Release(engine_image=engine_image, server_image=server_image)
+    # The digest of the operator's token is the only thing that depends on the key.
+    release = Release(
+        engine_image=engine_image, server_image=server_image, control_key="rendered offline"
+    )
     services = list(services_in(files))
     if not services:
         raise ValueError(f"no DSparkService in {', '.join(files)}")

@@ -33,8 +33,8 @@ def status(
 
     JSON: {"phase", "problem", "model", "state_dir", "gateway", "metrics": {NAME: URL},
     "controller": {"address", "api", "reachable", "term", "problem"}, "processes": {NAME: {"pid",
-    "restarts", "alive"}}, "pools": [{"name", "role", "wanted_replicas", "ready_replicas",
-    "conditions", "serve", "budget", "tokens_per_s", "accepted_length",
+    "restarts", "alive"}}, "pools": [{"name", "role", "wanted_replicas", "wanted_because",
+    "ready_replicas", "conditions", "serve", "budget", "tokens_per_s", "accepted_length",
     "bytes_per_session_round", "replicas": [{"name", "pid", "state", ...}]}], "policies": [{"pool",
     "policy", "layers", ...}]} (null where the control API does not tell us).  Rates are those
     of the newest reports (null when nothing was decoded); a verifier pool has "since_start" with

@@ -72,6 +72,8 @@ class ControllerSettings(Settings):
     """Where policies and wanted replicas survive a restart: ``memory``, a path of an SQLite file
     (one controller), or a Redis of several controllers as ``redis://`` or ``rediss://`` URL, whose
     password may come from DSPARK_REDIS_PASSWORD."""
+    store_prefix: str = Field(default="dspark", pattern=r"^[\w.:/-]{1,200}$")
+    """With a Redis: begins every key; systems with a Redis in common need one each."""
     leader_lease_s: float = Field(default=2.0, ge=0.5)
     """With a Redis: a standby takes over when the leader was silent for this long."""
 

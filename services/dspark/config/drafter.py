@@ -3,6 +3,8 @@
 from pydantic import Field
 
 from dspark.config.base import Settings
+from dspark.config.endpoint import EndpointSettings
+from dspark.config.model import ModelSettings
 
 
 class DrafterSettings(Settings):
@@ -24,3 +26,21 @@ class DrafterSettings(Settings):
     """Measure the cost of a batch before announcing readiness."""
     drain_s: float = Field(default=5.0, ge=0)
     """How long rounds are still answered after a stop."""
+
+
+class LoneEndpoint(EndpointSettings):
+    """Where a drafter listens that engines are told of by its address."""
+
+    controller: str = ""
+    """Address of a controller, where one is to know of it too."""
+
+
+class DrafterProcess(Settings):
+    """What ``python -m dspark.drafter`` is given."""
+
+    model: ModelSettings = ModelSettings()
+    """The pair; of the target only headers are read."""
+    endpoint: LoneEndpoint = LoneEndpoint()
+    """Where to listen."""
+    drafter: DrafterSettings = DrafterSettings()
+    """The replica."""

@@ -25,6 +25,6 @@ class EndpointSettings(Settings):
     metrics_port_max: int = Field(default=0, ge=0, le=65535)
     """Last port to try for metrics."""
     controller: str = "127.0.0.1:9900"
-    """Address of the controller."""
+    """Address of the controller; empty announces nothing."""
     call_timeout_s: float = Field(default=10.0, gt=0)
     """Deadline of unary calls."""

@@ -119,7 +119,7 @@ def _open_store(settings: ControllerSettings, api_socket: socket.socket) -> Stor
         "address": f"{settings.host}:{settings.port}",
         "api": _url(api_socket),
     }
-    return open_store(settings.store, owner=owner)
+    return open_store(settings.store, owner=owner, prefix=settings.store_prefix)
 
 
 def _url(sock: socket.socket) -> str:

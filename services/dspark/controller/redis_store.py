@@ -22,10 +22,6 @@ PASSWORD_VARIABLE = "DSPARK_REDIS_PASSWORD"
 
 _CALL_TIMEOUT_S = 0.5
 _WISH_JSON = TypeAdapter(Wish)
-_PREFIX = "dspark:"
-_TERM, _LEADER = _PREFIX + "term", _PREFIX + "leader"
-_WISHES, _CHANGES, _NEWEST = _PREFIX + "wishes", _PREFIX + "changes", _PREFIX + "policies"
-_WRITES, _LEARNED = _PREFIX + "writes", _PREFIX + "learned"
 
 # KEYS: leader.  ARGV: owner, lease in ms.  Returns whether the owner holds the lease now.
 _LEAD = """
@@ -63,13 +59,14 @@ class RedisStore:
         url: ``redis://`` or, with TLS, ``rediss://``; the password may come from the environment
             instead (DSPARK_REDIS_PASSWORD).
         owner: Who we are, in the lease: JSON that tells where we are reached.
+        prefix: Of every key; systems with a Redis in common need one each.
 
     Raises:
         ValueError: From the constructor: the URL is none.
         StoreLost: From every other call: Redis does not answer.
     """
 
-    def __init__(self, url: str, *, owner: Mapping[str, str]) -> None:
+    def __init__(self, url: str, *, owner: Mapping[str, str], prefix: str = "dspark") -> None:
         options: dict[str, Any] = {
             "socket_timeout": _CALL_TIMEOUT_S,
             "socket_connect_timeout": _CALL_TIMEOUT_S,
@@ -84,41 +81,44 @@ class RedisStore:
         except ValueError as error:
             raise ValueError(f"store {url}: {error}") from None
         self._owner = json.dumps(dict(owner), sort_keys=True)
+        keys = ("term", "leader", "writes", "wishes", "changes", "policies", "learned")
+        self._term_key, self._leader, self._writes, *tables = (f"{prefix}:{key}" for key in keys)
+        self._wishes, self._changes, self._newest, self._learned = tables
         self._term = 0
 
     def lead(self, lease_s: float) -> bool:
         """Take or renew the lease of the leader; return whether we hold it."""
         arguments = (self._owner, round(1000 * lease_s))
-        return bool(self._call(self._redis.eval, _LEAD, 1, _LEADER, *arguments))
+        return bool(self._call(self._redis.eval, _LEAD, 1, self._leader, *arguments))
 
     def leave(self) -> None:
         """Give the lease back, if we hold it."""
-        self._call(self._redis.eval, _LEAVE, 1, _LEADER, self._owner)
+        self._call(self._redis.eval, _LEAVE, 1, self._leader, self._owner)
 
     def leader(self) -> Mapping[str, str] | None:
         """Return the owner of the lease, or None."""
-        held = self._call(self._redis.get, _LEADER)
+        held = self._call(self._redis.get, self._leader)
         return None if held is None else dict(json.loads(held))
 
     def next_term(self, above: int = 0) -> Term:
         """Return a term above every one given, and above ``above``."""
         above = max(above, self._term)
-        self._term = int(self._call(self._redis.eval, _NEXT_TERM, 1, _TERM, above))
+        self._term = int(self._call(self._redis.eval, _NEXT_TERM, 1, self._term_key, above))
         return Term(self._term)
 
     def forgot(self) -> bool:
         """Whether Redis lost what it was told: it came back empty."""
-        return int(self._call(self._redis.get, _TERM) or 0) < self._term
+        return int(self._call(self._redis.get, self._term_key) or 0) < self._term
 
     def revision(self) -> str:
         """Return what is another text after every write."""
-        term, writes = self._call(self._redis.mget, _TERM, _WRITES)
+        term, writes = self._call(self._redis.mget, self._term_key, self._writes)
         self._term = max(self._term, int(term or 0))
         return f"{term}.{writes}"
 
     def wishes(self) -> Mapping[PoolName, Wish]:
         """Return the newest wish for each pool."""
-        found: Mapping[str, str] = self._call(self._redis.hgetall, _WISHES)
+        found: Mapping[str, str] = self._call(self._redis.hgetall, self._wishes)
         return {PoolName(pool): _WISH_JSON.validate_json(text) for pool, text in found.items()}
 
     def save(self, wish: Wish) -> None:
@@ -127,7 +127,7 @@ class RedisStore:
         Raises:
             Superseded: Another controller leads.
         """
-        self._write(_WISHES, wish.pool, _WISH_JSON.dump_json(wish).decode())
+        self._write(self._wishes, wish.pool, _WISH_JSON.dump_json(wish).decode())
 
     def drop_wish(self, pool: PoolName) -> None:
         """Forget a wish.
@@ -135,16 +135,16 @@ class RedisStore:
         Raises:
             Superseded: Another controller leads.
         """
-        self._write(_WISHES, pool, "")
+        self._write(self._wishes, pool, "")
 
     def changes(self) -> Sequence[Change]:
         """Return the changes kept, oldest first."""
-        texts: Sequence[str] = self._call(self._redis.lrange, _CHANGES, 0, -1)
+        texts: Sequence[str] = self._call(self._redis.lrange, self._changes, 0, -1)
         return [CHANGE_JSON.validate_json(text) for text in texts]
 
     def newest_changes(self) -> Mapping[PoolName, Change]:
         """Return each pool's last change."""
-        found: Mapping[str, str] = self._call(self._redis.hgetall, _NEWEST)
+        found: Mapping[str, str] = self._call(self._redis.hgetall, self._newest)
         return {PoolName(pool): CHANGE_JSON.validate_json(text) for pool, text in found.items()}
 
     def append(self, change: Change) -> None:
@@ -153,11 +153,13 @@ class RedisStore:
         Raises:
             Superseded: Another controller leads.
         """
-        self._write(_NEWEST, change.pool, CHANGE_JSON.dump_json(change).decode(), _CHANGES)
+        self._write(
+            self._newest, change.pool, CHANGE_JSON.dump_json(change).decode(), self._changes
+        )
 
     def learned(self) -> str | None:
         """Return what was learned."""
-        text: str | None = self._call(self._redis.hget, _LEARNED, "plan")
+        text: str | None = self._call(self._redis.hget, self._learned, "plan")
         return text
 
     def keep_learned(self, text: str) -> None:
@@ -166,14 +168,15 @@ class RedisStore:
         Raises:
             Superseded: Another controller leads.
         """
-        self._write(_LEARNED, "plan", text)
+        self._write(self._learned, "plan", text)
 
     def close(self) -> None:
         """Close the connection."""
         self._redis.close()
 
     def _write(self, table: str, field: str, text: str, trail: str = "") -> None:
-        keys, arguments = (_TERM, _WRITES, table, trail), (self._term, field, text, MAX_CHANGES)
+        keys = (self._term_key, self._writes, table, trail)
+        arguments = (self._term, field, text, MAX_CHANGES)
         done = self._call(self._redis.eval, _WRITE, len(keys), *keys, *arguments)
         if not done:
             raise Superseded("another controller leads: ask it")

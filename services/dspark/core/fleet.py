@@ -1,6 +1,6 @@
 """The fleet as last observed: replicas, pools and their load reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -44,9 +44,14 @@ class Compatibility:
     page_tokens: int
     rows_dtype: str
 
-    def mismatch(self, other: "Compatibility") -> str | None:
-        """Return "field: ours != theirs" for the first field that differs, or None."""
-        for name in self.__slots__:
+    def mismatch(self, other: "Compatibility", fields: Sequence[str] = ()) -> str | None:
+        """Return "field: ours != theirs" for the first field that differs, or None.
+
+        Args:
+            other: The other side.
+            fields: Which ones count; none named: all.
+        """
+        for name in fields or self.__slots__:
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 return f"{name}: {ours!r} here, {theirs!r} there"

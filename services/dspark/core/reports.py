@@ -16,6 +16,12 @@ MAX_VECTORS = 64
 MAX_CELLS = 256
 """Sizes of steps in one report; a verifier meets fewer."""
 
+MAX_SESSIONS = 1_000_000
+"""No replica has more; pools are scaled by them."""
+
+MAX_QUEUE_S = 600.0
+"""No draft is waited for that long."""
+
 MAX_EPOCH = 2**53
 """No controller lives long enough to issue more budgets."""
 
@@ -35,6 +41,11 @@ def report_problem(report: LoadReport, *, block_size: int) -> str | None:
             return f"{field.name} is {value}"
     if report.busy_share > 1.0 + 0.05:
         return f"busy_share is {report.busy_share}: more than all of the window"
+    for name in ("active_sessions", "waiting_sessions"):
+        if getattr(report, name) > MAX_SESSIONS:
+            return f"{name} is {getattr(report, name)}: no replica has so many"
+    if report.queue_s > MAX_QUEUE_S:
+        return f"queue_s is {report.queue_s}: rounds are given up long before"
     if report.free_pages > report.total_pages:
         return f"{report.free_pages} of {report.total_pages} pages are free"
     if report.accepted_draft_tokens > report.verified_draft_tokens:

@@ -42,7 +42,7 @@ def scale(before: Scaled, need: Need | None, scaling: Scaling, *, now_s: float) 
     """
     wanted = _within(before.wanted, scaling)
     if need is None:
-        return Scaled(wanted=wanted, why="nobody reports: as before", rate=before.rate)
+        return Scaled(wanted=wanted, why="not known yet: as before", rate=before.rate)
     fewest, safe = _within(need.fewest, scaling), _within(need.safe, scaling)
     turn = 1 if fewest > wanted else -1 if safe < wanted else 0
     if turn == 0:

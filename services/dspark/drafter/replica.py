@@ -9,6 +9,7 @@ from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
 from dspark.core.curve import Curve
 from dspark.core.fleet import LoadReport, ReplicaState, Role
+from dspark.core.pairing import FIELDS_BY_ROLE
 from dspark.drafter.engine import BlockModel, DrafterEngine, Totals
 from dspark.drafter.profile import profile_served
 from dspark.drafter.service import DraftService
@@ -54,7 +55,13 @@ class DrafterReplica:
         self._engine = engine
         engine.start()
         agreed = compatibility(self._model, identity)
-        greeter = Greeter(agreed, replica=self._host.name, incarnation=self._host.incarnation)
+        greeter = Greeter(
+            agreed,
+            replica=self._host.name,
+            incarnation=self._host.incarnation,
+            # KV pages are the target's affair: engines that lay them out otherwise are served too.
+            fields=FIELDS_BY_ROLE[Role.DRAFTER],
+        )
         service = DraftService(
             engine,
             greeter,
@@ -67,6 +74,11 @@ class DrafterReplica:
         )
         self._reported_s = time.monotonic()
         await self._host.announce(agreed, self._report, curve=curve)
+
+    @property
+    def address(self) -> str:
+        """Where rounds are served; "" before the start."""
+        return self._host.address
 
     def check_health(self) -> None:
         """Raise RuntimeError when the engine died."""

@@ -130,17 +130,22 @@ class DrafterLinks:
 
     async def _keep(self, replica: Replica) -> None:
         """Connect, serve until the stream ends, and try again while the fleet lists it."""
+        said = ""
         while True:
             try:
                 await self._serve(replica)
+                ended = "the stream ended"
             except grpc.aio.AioRpcError as error:
-                log.info("drafter %s: %s %s", replica.name, error.code().name, error.details())
+                ended = f"{error.code().name} {error.details()}"
             except ValueError as error:
-                log.warning("drafter %s: bad message: %s", replica.name, error)
+                ended = f"bad message: {error}"
             except asyncio.CancelledError:
                 if told_to_stop():
                     raise
-                log.info("drafter %s: the stream was cancelled", replica.name)
+                ended = "the stream was cancelled"
+            if ended != said:  # a drafter that stays away says so once
+                log.info("drafter %s: %s", replica.name, ended)
+                said = ended
             await asyncio.sleep(self._reconnect_s)
 
     async def _serve(self, replica: Replica) -> None:

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 from dspark.config.drafter import DrafterSettings
 from dspark.config.model import ModelSettings
@@ -11,6 +13,7 @@ from dspark.core.curve import Curve
 from dspark.core.fleet import Compatibility
 from dspark.drafter.engine import BlockModel
 from dspark.drafter.profile import profile_served as profile_drafter
+from dspark.local.turns import CoreDrafter, Cores, CoreTarget
 from dspark.model.grammar import Grammars
 from dspark.model.pair import load_pair
 from dspark.model.ragged_target import RaggedTarget
@@ -57,7 +60,7 @@ def load_local_pair(
         settings: Pages and bounds.
         drafting: Whether the drafter is wanted.
         profiling: Whether the target's curve is.
-        colocated: Both take turns on one device; paced pairs only.
+        colocated: Both take turns: on one device, or on the cores of both.
 
     Raises:
         ValueError: One line that says what is wrong and the way out.
@@ -65,10 +68,8 @@ def load_local_pair(
     if model.paced is not None:
         return _paced(model, settings, drafting=drafting, colocated=colocated)
     if colocated:
-        raise ValueError(
-            "colocated engines take turns on one device, and a machine's cores are no such device: "
-            "use a paced model (configs/paced.yaml)"
-        )
+        model = model.model_copy(update={"threads": 2 * model.threads})
+    cores = Cores(model.threads, threading.Lock() if colocated else nullcontext())
     pair = load_pair(
         model.target,
         model.drafter if drafting else None,
@@ -78,15 +79,18 @@ def load_local_pair(
         max_batch_tokens=settings.max_batch_tokens,
         min_accepted_length=model.min_accepted_length,
     )
-    target = RaggedTarget(
-        pair.target,
-        Grammars.of_folder(local_folder(model.target, what="target"), pair.identity.vocab_size),
+    grammars = Grammars.of_folder(
+        local_folder(model.target, what="target"), pair.identity.vocab_size
     )
+    target = cast(Target, CoreTarget(RaggedTarget(pair.target, grammars), cores))
+    drafter = None
+    if pair.drafter is not None:
+        drafter = cast(BlockModel, CoreDrafter(pair.drafter, cores))
     digest = pair.identity.target_digest
     drafter_curve = None
-    if pair.drafter is not None and profiling:
+    if drafter is not None and profiling:
         drafter_curve = profile_drafter(
-            pair.drafter,
+            drafter,
             model,
             identity=pair.identity,
             max_sessions=settings.max_sessions,
@@ -94,7 +98,7 @@ def load_local_pair(
         )
     return LocalPair(
         target=target,
-        drafter=pair.drafter,
+        drafter=drafter,
         block_size=pair.identity.block_size,
         curve=profile_served(target, model, settings, digest=digest, clock=time.perf_counter)
         if profiling

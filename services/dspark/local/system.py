@@ -107,6 +107,7 @@ class LocalSystem:
         max_sessions: int = 1,
         colocated: bool = False,
         latency_s: float = 0.0,
+        profiled: bool = False,
     ) -> None:
         """Load the pair.
 
@@ -115,8 +116,9 @@ class LocalSystem:
             speculation: How generations speculate.
             num_pages: Pages of the target's pool.
             max_sessions: Generations at once.
-            colocated: Drafter and target take turns on one device (paced pairs only).
+            colocated: Drafter and target take turns on one device, or on the cores of both.
             latency_s: One-way delay between them.
+            profiled: Measure curves also where generations are not adaptive.
 
         Raises:
             ValueError: One line that says what is wrong and the way out.
@@ -132,7 +134,7 @@ class LocalSystem:
             model,
             settings,
             drafting=speculation.enabled and model.drafter is not None,
-            profiling=speculation.adaptive,
+            profiling=speculation.adaptive or profiled,
             colocated=colocated,
         )
         self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()

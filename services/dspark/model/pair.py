@@ -135,14 +135,7 @@ def load_target(
     identity = read_pair(target_path, drafter_path)
     projection = None
     if drafter_path is not None:
-        folder = _drafter_folder(drafter_path)
-        fc, norm = _projection_tensors(folder)
-        projection = Projection(
-            fc=fc,
-            hidden_norm=norm,
-            eps=read_drafter_config(folder).rms_norm_eps,
-            projection_id=identity.projection_id,
-        )
+        projection = read_projection(drafter_path, identity)
     runner = TargetRunner.load(
         target_path,
         num_pages=num_pages,
@@ -155,6 +148,22 @@ def load_target(
         max_batch_tokens=max(max_batch_tokens, PROMPT_TOKENS),
     )
     return identity, runner
+
+
+def read_projection(drafter_path: str | Path, identity: PairIdentity) -> Projection:
+    """Read the part of a drafter that runs beside the target.
+
+    Raises:
+        ValueError: The folder is missing or is no DSpark drafter.
+    """
+    folder = _drafter_folder(drafter_path)
+    fc, norm = _projection_tensors(folder)
+    return Projection(
+        fc=fc,
+        hidden_norm=norm,
+        eps=read_drafter_config(folder).rms_norm_eps,
+        projection_id=identity.projection_id,
+    )
 
 
 def load_drafter_side(

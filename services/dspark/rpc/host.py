@@ -16,6 +16,9 @@ from dspark.rpc.server import RpcServer
 from dspark.telemetry import logs, metrics, tracing
 from dspark.telemetry.endpoint import serve_metrics
 
+_NOWHERE = "127.0.0.1:9"
+"""Where the link of a replica without a controller would lead, were it ever used."""
+
 
 def new_incarnation() -> Incarnation:
     """Draw the number that tells this process from its predecessor."""
@@ -35,7 +38,7 @@ class ReplicaHost:
         self.incarnation = new_incarnation()
         self.server = RpcServer(endpoint, [service])
         self.link = ControllerLink(
-            endpoint.controller, watcher=name, call_timeout_s=endpoint.call_timeout_s
+            endpoint.controller or _NOWHERE, watcher=name, call_timeout_s=endpoint.call_timeout_s
         )
         self._replica: Replica | None = None
         self._stop_metrics: Callable[[], None] | None = None
@@ -46,6 +49,11 @@ class ReplicaHost:
         return ReplicaState.STARTING if self._replica is None else self._replica.state
 
     @property
+    def address(self) -> str:
+        """Where it is reached; "" before it is announced."""
+        return "" if self._replica is None else self._replica.address
+
+    @property
     def name(self) -> ReplicaName:
         """The replica's name in the fleet."""
         return self._name
@@ -53,7 +61,7 @@ class ReplicaHost:
     async def announce(
         self, compatibility: Compatibility, report: Callable[[], LoadReport], curve: Curve | None
     ) -> None:
-        """Serve, then tell the controller; the replica takes work from here on."""
+        """Serve, then tell the controller, if there is one; the replica takes work from here on."""
         logs.start(self._role.value, self._name, hosted=True)
         tracing.start(self._role.value, self._name)
         address = await self.server.start()
@@ -79,7 +87,8 @@ class ReplicaHost:
             pid=os.getpid(),
             node=socket.gethostname(),
         )
-        self.link.start_announcing(self._replica, report)
+        if self._endpoint.controller:
+            self.link.start_announcing(self._replica, report)
 
     async def drain(self, idle: Callable[[], bool], timeout_s: float) -> None:
         """Stop being chosen (health and fleet say so), then wait for ``idle`` or the time-out."""

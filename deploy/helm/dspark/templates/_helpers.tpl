@@ -76,6 +76,72 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* The Secret from which the operator's tokens for control APIs are derived. */}}
+{{- define "dspark.controlKeyName" -}}
+{{- default (printf "%s-control-key" (include "dspark.fullname" .)) .Values.operator.controlKeySecretName }}
+{{- end }}
+
+{{/* Where the instance's gateway is reached. */}}
+{{- define "dspark.instanceUrl" -}}
+{{- printf "http://%s-gateway.%s.svc:%v" (include "dspark.instanceName" .) .Release.Namespace (dig "gateway" "service" "port" 80 .Values.instance.spec) }}
+{{- end }}
+
+{{/* A pod that runs a few lines of Python as a Helm test; call with (dict "root" . "name" ... "script" ...).
+     The script is given the gateway's URL and the model's name. */}}
+{{- define "dspark.testPod" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {{ include "dspark.fullname" .root }}-{{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "dspark.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: test
+  annotations:
+    helm.sh/hook: test
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- with .root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- include "dspark.podSecurity" .root | nindent 4 }}
+  containers:
+    - name: {{ .name }}
+      image: {{ include "dspark.serverImage" .root }}
+      command: [python, -c]
+      args:
+        - |
+          {{- .script | nindent 10 }}
+        - {{ include "dspark.instanceUrl" .root }}
+        - {{ dig "model" "name" "" .root.Values.instance.spec | quote }}
+      resources:
+        requests:
+          cpu: 100m
+          memory: 64Mi
+        limits:
+          memory: 128Mi
+      securityContext:
+        {{- include "dspark.containerSecurity" .root | nindent 8 }}
+{{- end }}
+
+{{/* Annotations of what exists only while the release is uninstalled; call with the weight. */}}
+{{- define "dspark.uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{- define "dspark.uninstallRules" -}}
+- apiGroups: [serving.dspark.dev]
+  resources: [dsparkservices]
+  verbs: [get, list, delete]
+{{- end }}
+
 {{/* The namespaces that the operator looks after, as a JSON list. */}}
 {{- define "dspark.namespaces" -}}
 {{- if .Values.operator.watchNamespaces }}
@@ -124,7 +190,7 @@ capabilities:
   resources: [horizontalpodautoscalers]
   verbs: [get, list, create, patch, delete]
 - apiGroups: [monitoring.coreos.com]
-  resources: [servicemonitors, podmonitors]
+  resources: [servicemonitors, podmonitors, prometheusrules]
   verbs: [get, list, create, patch, delete]
 - apiGroups: [ray.io]
   resources: [rayservices]

@@ -938,6 +938,8 @@ class ApiPool(_message.Message):
     ACCEPTED_LENGTH_FIELD_NUMBER: _builtins.int
     VERIFIED_TOKENS_PER_STEP_FIELD_NUMBER: _builtins.int
     SURVIVAL_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     BUSY_SHARE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -967,7 +969,15 @@ class ApiPool(_message.Message):
 
     @_builtins.property
     def survival(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Mean survival by position, of the rounds that are known."""
+        """Mean survival by position as stated by confidences, of the rounds that are known."""
+
+    @_builtins.property
+    def acceptance(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Share of drafts accepted by position, of those verified with all before them accepted."""
+
+    @_builtins.property
+    def confidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean confidence of the same drafts."""
 
     @_builtins.property
     def policy(self) -> Global___ApiPolicy:
@@ -990,6 +1000,8 @@ class ApiPool(_message.Message):
         accepted_length: _builtins.float | None = ...,
         verified_tokens_per_step: _builtins.float | None = ...,
         survival: _abc.Iterable[_builtins.float] | None = ...,
+        acceptance: _abc.Iterable[_builtins.float] | None = ...,
+        confidence: _abc.Iterable[_builtins.float] | None = ...,
         busy_share: _builtins.float | None = ...,
         policy: Global___ApiPolicy | None = ...,
         version: _builtins.int = ...,
@@ -998,7 +1010,7 @@ class ApiPool(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_verified_tokens_per_step", b"_verified_tokens_per_step", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "policy", b"policy", "verified_tokens_per_step", b"verified_tokens_per_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_verified_tokens_per_step", b"_verified_tokens_per_step", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "conditions", b"conditions", "name", b"name", "policy", b"policy", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "role", b"role", "survival", b"survival", "tokens_per_s", b"tokens_per_s", "verified_tokens_per_step", b"verified_tokens_per_step", "version", b"version", "wanted_because", b"wanted_because", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_verified_tokens_per_step", b"_verified_tokens_per_step", "acceptance", b"acceptance", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "conditions", b"conditions", "confidence", b"confidence", "name", b"name", "policy", b"policy", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "role", b"role", "survival", b"survival", "tokens_per_s", b"tokens_per_s", "verified_tokens_per_step", b"verified_tokens_per_step", "version", b"version", "wanted_because", b"wanted_because", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accepted_length: _TypeAlias = _typing.Literal["accepted_length"]  # noqa: Y015
     _WhichOneofArgType__accepted_length: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length"]  # noqa: Y015
