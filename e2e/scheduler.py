@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dspark.core.admission import SessionDraft, admit
 from dspark.core.budget import Budget, ContextBucket
-from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, Rows
+from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, Rows, survivals
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Epoch, Incarnation, PoolName, ReplicaName, SessionId, Term
 from dspark.core.sampling import Sampling
@@ -177,13 +178,26 @@ def main() -> None:
         pstats.Stats(profiled).sort_stats("tottime").print_stats(25)
     else:
         trial(asked.steps)
+    admitted_s = statistics.median(_admission(budget, asked.sessions) for _ in range(200))
     echo_s = statistics.median(_timed(Echo(), sessions) for _ in range(50))
     for name, values in (
         ("a step, target included", totals), ("of it, deciding and bookkeeping", schedules),
         ("a round's answer taken in", handled),
     ):  # fmt: skip
-        print(f"{name:<34} {1e3 * statistics.median(values):.3f} ms")
-    print(f"{'the target that answers at once':<34} {1e3 * echo_s:.3f} ms")
+        print(f"{name:<38} {1e3 * statistics.median(values):.3f} ms")
+    print(f"{'the budget looked up, drafts admitted':<38} {1e3 * admitted_s:.3f} ms")
+    print(f"{'the target that answers at once':<38} {1e3 * echo_s:.3f} ms")
+
+
+def _admission(budget: BudgetCell, count: int) -> float:
+    drafts = [
+        SessionDraft(session=SessionId(number), survivals=survivals([0.9 - 0.005 * k] * GAMMA))
+        for k, number in enumerate(range(1, count + 1))
+    ]
+    began_s = time.perf_counter()
+    entry = budget.entry(sessions=count, mean_context_tokens=300.0, now_s=time.monotonic())
+    admit(drafts, entry=entry, curve=None, context_tokens=300.0)
+    return time.perf_counter() - began_s
 
 
 def _timed(target: Echo, sessions: Sequence[VerifierSession]) -> float:

@@ -32,14 +32,32 @@ def test_a_point_is_the_median_of_its_repeats() -> None:
     assert curve.points == (point(2.0),)
 
 
-def test_cost_never_falls_with_batch_tokens() -> None:
+def test_a_step_is_not_dearer_than_a_larger_one() -> None:
     curve = make_curve("v", "d", [point(3.0, tokens=1), point(2.0, tokens=2), point(4.0, tokens=3)])
-    assert [p.step_s for p in curve.points] == [3.0, 3.0, 4.0]
+    assert [p.step_s for p in curve.points] == [2.0, 2.0, 4.0]
 
 
-def test_each_row_is_made_monotone_on_its_own() -> None:
-    curve = make_curve("v", "d", [point(3.0, tokens=1), point(1.0, tokens=2, sessions=2)])
-    assert [p.step_s for p in curve.points] == [3.0, 1.0]
+def test_nor_than_one_with_more_context() -> None:
+    curve = make_curve("v", "d", [point(3.0, context=64), point(1.0, context=512)])
+    assert [p.step_s for p in curve.points] == [1.0, 1.0]
+
+
+def test_nor_than_one_with_more_sessions_of_as_many_tokens() -> None:
+    alike = make_curve("v", "d", [point(3.0, tokens=2), point(1.0, tokens=4, sessions=2)])
+    assert [p.step_s for p in alike.points] == [1.0, 1.0]
+    # Two sessions of one token each may cost less than one of two.
+    other = make_curve("v", "d", [point(3.0, tokens=2), point(1.0, tokens=2, sessions=2)])
+    assert [p.step_s for p in other.points] == [3.0, 1.0]
+
+
+def test_a_disturbed_measurement_spoils_no_other() -> None:
+    def measured(small_s: float) -> Curve:
+        costs = {1: small_s, 2: 0.011, 4: 0.013, 8: 0.018}
+        return make_curve("v", "d", [point(cost, tokens=size) for size, cost in costs.items()])
+
+    calm, disturbed = measured(0.010), measured(0.050)
+    assert [p.step_s for p in calm.points] == [0.010, 0.011, 0.013, 0.018]
+    assert [p.step_s for p in disturbed.points] == [0.011, 0.011, 0.013, 0.018]
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])

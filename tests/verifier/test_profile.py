@@ -54,7 +54,7 @@ def test_each_size_that_fits_is_run_once_to_warm_up_and_then_measured() -> None:
     curve = measure(target)
     sizes = [(32, 1, 1), (32, 1, 4), (32, 2, 2), (32, 2, 8)]
     sizes += [(64, count, tokens) for _, count, tokens in sizes]
-    assert target.batches == [size for size in sizes for _ in range(4)]
+    assert target.batches == 4 * sizes
     points = [(p.context_tokens, p.sessions, p.batch_tokens, p.step_s) for p in curve.points]
     assert points == [(*size, float(size[2])) for size in sizes]
     assert (curve.version, curve.device) == ("v", "d")

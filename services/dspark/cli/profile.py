@@ -141,7 +141,7 @@ def _verifier_curve(system: SystemSettings) -> Curve:
             settings,
             digest=identity.target_digest,
             clock=time.perf_counter,
-            progress=lambda done, total: status.update(f"profiling: {done} of {total} sizes"),
+            progress=lambda done, total: status.update(f"profiling: {done} of {total} steps"),
         )
 
 

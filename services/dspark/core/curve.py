@@ -8,7 +8,7 @@ them the nearest one counts.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
@@ -62,7 +62,10 @@ class _Row:
 
 
 def make_curve(version: str, device: str, samples: Sequence[CurvePoint]) -> Curve:
-    """Build a curve: the median of repeats, forced monotone in batch tokens.
+    """Build a curve: the median of repeats, forced monotone.
+
+    A step is never dearer than one with more context, more batch tokens, or more sessions of as
+    many tokens each.
 
     Args:
         version: Digest of model, device, engine, threads and software version.
@@ -82,21 +85,28 @@ def make_curve(version: str, device: str, samples: Sequence[CurvePoint]) -> Curv
             raise ValueError(f"a step has sessions and tokens: {sample}")
         key = (sample.context_tokens, sample.sessions, sample.batch_tokens)
         repeats[key].append(sample.step_s)
-    points = []
-    row, dearest_s = (-1, -1), 0.0
-    for context_tokens, sessions, batch_tokens in sorted(repeats):
-        if (context_tokens, sessions) != row:
-            row, dearest_s = (context_tokens, sessions), 0.0
-        dearest_s = max(dearest_s, median(repeats[context_tokens, sessions, batch_tokens]))
-        points.append(
-            CurvePoint(
-                context_tokens=context_tokens,
-                sessions=sessions,
-                batch_tokens=batch_tokens,
-                step_s=dearest_s,
-            )
-        )
+    step_s = {size: median(own) for size, own in repeats.items()}
+    # What a machine does besides makes a step slower, never faster: of a larger step that took
+    # less time than a smaller one, the larger is to be believed.
+    _not_above_larger(step_s, lambda context, sessions, tokens: (sessions, tokens))
+    _not_above_larger(step_s, lambda context, sessions, tokens: (context, tokens / sessions))
+    _not_above_larger(step_s, lambda context, sessions, tokens: (context, sessions))
+    points = [
+        CurvePoint(context_tokens=context, sessions=sessions, batch_tokens=tokens, step_s=seconds)
+        for (context, sessions, tokens), seconds in sorted(step_s.items())
+    ]
     return Curve(version=version, device=device, points=tuple(points))
+
+
+def _not_above_larger(
+    step_s: dict[tuple[int, int, int], float], line: Callable[[int, int, int], Hashable]
+) -> None:
+    """Lower costs to those of larger steps along a line; sizes sort by growing cost."""
+    cheapest: dict[Hashable, float] = {}
+    for size in sorted(step_s, reverse=True):
+        step_s[size] = cheapest[line(*size)] = min(
+            step_s[size], cheapest.get(line(*size), math.inf)
+        )
 
 
 @lru_cache(maxsize=256)

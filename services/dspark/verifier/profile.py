@@ -50,21 +50,24 @@ def profile(
         and count * -(-(context + per_session) // page_tokens) <= num_pages
     ]
     samples = []
-    for index, (context, count, per_session) in enumerate(grid):
-        batch = _batch(context, count, per_session, page_tokens)
-        _run(target, batch, per_session)  # warm up: the first pass of a size allocates
-        for _ in range(repeats):
+    # All sizes in turn, so that what disturbs the machine for a while disturbs no size's median.
+    for turn in range(1 + repeats):
+        for index, (context, count, per_session) in enumerate(grid):
+            batch = _batch(context, count, per_session, page_tokens)
             began_s = clock()
             _run(target, batch, per_session)
+            step_s = clock() - began_s
+            progress(turn * len(grid) + index + 1, (1 + repeats) * len(grid))
+            if turn == 0:
+                continue  # the first pass of a size allocates
             samples.append(
                 CurvePoint(
                     context_tokens=context,
                     sessions=count,
                     batch_tokens=count * per_session,
-                    step_s=clock() - began_s,
+                    step_s=step_s,
                 )
             )
-        progress(index + 1, len(grid))
     return make_curve(version, device, samples)
 
 
@@ -85,7 +88,7 @@ def profile_served(
         settings: Its pages and bounds.
         digest: Of its weights.
         clock: Seconds.
-        progress: Told (sizes done, sizes in all).
+        progress: Told (steps done, steps in all).
     """
     version = curve_version(model, digest)
     return cached_curve(
