@@ -4,7 +4,7 @@ from contextlib import suppress
 import pytest
 
 from dspark.config.controller import ControllerSettings
-from dspark.controller.api.trend import KEPT, Trend
+from dspark.controller.api.trend import Trend
 from tests.controller.served import a_controller
 from tests.fleet_examples import a_report
 
@@ -33,11 +33,11 @@ def test_a_reader_asks_for_what_is_new_and_a_restart_shows() -> None:
 
 
 def test_the_ring_is_bounded() -> None:
-    controller, trend = a_controller(SETTINGS), Trend()
-    for second in range(KEPT + 5):
+    controller, trend = a_controller(SETTINGS), Trend(kept=8)
+    for second in range(8 + 5):
         trend.sample(controller, now_s=1.0, unix_s=float(second))
     samples = trend.since(0).samples
-    assert (len(samples), samples[0].unix_s) == (KEPT, 5.0)
+    assert (len(samples), samples[0].unix_s) == (8, 5.0)
 
 
 async def test_it_samples_by_itself_and_survives_a_bad_moment(

@@ -90,39 +90,41 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
         context: aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse],
     ) -> AsyncIterator[verify_pb2.GenerateResponse]:
         sink = _StreamSink()
-        spans = GenerationSpans(request, context.invocation_metadata() or (), self._carriers)
-        try:
-            generation = _generation(request)
-            if generation.rules.grammar is not None:  # compiled beside this loop, and kept
-                await asyncio.to_thread(self._engine.prepare, generation)
-            session = self._engine.submit(generation, sink)
-        except NeverFits as error:
-            spans.end(str(error))
-            await context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
-        except Overloaded as error:
-            spans.end(str(error))
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except ValueError as error:
-            spans.end(str(error))
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        failure: str | None = "the caller left"
-        try:
-            while True:
-                event = await sink.events.get()
-                if isinstance(event, _Failed):
-                    failure = event.message
-                    await context.abort(
-                        grpc.StatusCode.ABORTED if event.anywhere else grpc.StatusCode.UNAVAILABLE,
-                        event.message,
-                    )
-                spans.message(event)
-                yield event
-                if event.finish_reason:
-                    failure = None
-                    return
-        finally:
-            self._engine.cancel(session)
-            spans.end(failure)
+        metadata = context.invocation_metadata() or ()
+        with GenerationSpans(request, metadata, self._carriers) as spans:
+            try:
+                generation = _generation(request)
+                if generation.rules.grammar is not None:  # compiled beside this loop, and kept
+                    await asyncio.to_thread(self._engine.prepare, generation)
+                session = self._engine.submit(generation, sink)
+            except (Overloaded, ValueError) as error:
+                spans.fail(str(error))
+                await context.abort(_refusal(error), str(error))
+            try:
+                while True:
+                    event = await sink.events.get()
+                    if isinstance(event, _Failed):
+                        spans.fail(event.message)
+                        code = (
+                            grpc.StatusCode.ABORTED
+                            if event.anywhere
+                            else grpc.StatusCode.UNAVAILABLE
+                        )
+                        await context.abort(code, event.message)
+                    spans.message(event)
+                    yield event
+                    if event.finish_reason:
+                        return
+            finally:
+                self._engine.cancel(session)
+
+
+def _refusal(error: Overloaded | ValueError) -> grpc.StatusCode:
+    if isinstance(error, Overloaded):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, NeverFits):
+        return grpc.StatusCode.OUT_OF_RANGE
+    return grpc.StatusCode.INVALID_ARGUMENT
 
 
 def _generation(request: verify_pb2.GenerateRequest) -> Generation:

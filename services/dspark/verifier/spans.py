@@ -4,6 +4,7 @@ Made beside the engine from the messages that leave it, so that tracing costs a 
 """
 
 from collections.abc import Iterable
+from typing import Self
 
 from opentelemetry import trace
 
@@ -41,6 +42,8 @@ class Carriers:
 class GenerationSpans:
     """``generate`` with its children ``prompt`` and ``decode``; rounds are events of the latter.
 
+    A context manager: all of them end with it.
+
     Args:
         request: What is generated.
         metadata: Of the call; may carry the caller's context.
@@ -76,6 +79,7 @@ class GenerationSpans:
         self._last = verify_pb2.GenerationStats()
         self._tokens = 0
         self._rounds = 0
+        self._failure: str | None = "the caller left"
 
     def message(self, message: verify_pb2.GenerateResponse) -> None:
         """Take in what is about to be sent."""
@@ -102,9 +106,17 @@ class GenerationSpans:
                 )
         self._tokens += len(message.token_ids)
         self._last = stats
+        if message.finish_reason:
+            self._failure = None
 
-    def end(self, failure: str | None = None) -> None:
-        """End all of them; ``failure`` says why there is no more."""
+    def fail(self, why: str) -> None:
+        """Say why there is no more."""
+        self._failure = why
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._carriers.drop(self._request_id)
         stats = self._last
         self._part.set_attributes(
@@ -116,8 +128,8 @@ class GenerationSpans:
             }
         )
         self._whole.set_attribute("gen_ai.usage.output_tokens", self._tokens)
-        if failure is not None:
-            self._whole.set_status(trace.StatusCode.ERROR, failure)
+        if self._failure is not None:
+            self._whole.set_status(trace.StatusCode.ERROR, self._failure)
         self._part.end()
         self._whole.end()
 

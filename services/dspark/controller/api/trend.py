@@ -23,10 +23,13 @@ class Trend:
     """Samples a controller while it leads.
 
     Used from one event loop.
+
+    Args:
+        kept: Samples that are remembered.
     """
 
-    def __init__(self) -> None:
-        self._ring: deque[SampleShape] = deque(maxlen=KEPT)
+    def __init__(self, kept: int = KEPT) -> None:
+        self._ring: deque[SampleShape] = deque(maxlen=kept)
         self._number = 0
 
     def since(self, number: int) -> TrendShape:
