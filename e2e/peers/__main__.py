@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
 
-from e2e.peers.cell import Answer, Cell
+from e2e.peers.cell import ANSWERS, Answer, Cell
 from e2e.vllm.drafters import ROOT, DrafterProcess, own_environment
 from e2e.vllm.prompts import prompts
 
@@ -39,15 +39,20 @@ class Peer:
 
     def __init__(self, arm: str, command: Sequence[str], *, cores: set[int], threads: int) -> None:
         self.arm = arm
+        ours, theirs = os.pipe()
+        environment = {"OMP_NUM_THREADS": str(threads), ANSWERS: str(theirs)}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=sys.stderr,
             text=True,
             cwd=ROOT,
-            env={**own_environment(), "OMP_NUM_THREADS": str(threads), **_preload(command[0])},
+            env={**own_environment(), **environment, **_preload(command[0])},
+            pass_fds=(theirs,),
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
+        os.close(theirs)
+        self._answers = os.fdopen(ours)
         self._read()
 
     def run(self, cell: Cell) -> Answer:
@@ -62,10 +67,10 @@ class Peer:
             self._process.wait(20.0)
         self._process.kill()
         self._process.wait()
+        self._answers.close()
 
     def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise RuntimeError(f"{self.arm} ended with {self._process.wait()}")
         return line

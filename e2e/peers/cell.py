@@ -1,11 +1,15 @@
 """What a peer is asked, and what it answers: one JSON line each."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+ANSWERS = "DSPARK_PEER_ANSWERS"
+"""Environment variable with the number of the descriptor for answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +37,15 @@ class Answer:
 
 
 def serve(generate: Callable[[Cell], Answer]) -> None:
-    """Say that the model is loaded, then answer cells until the input ends."""
-    # Libraries print: only our lines go to the real standard output.
-    lines, sys.stdout = sys.stdout, sys.stderr
-    print(json.dumps("ready"), file=lines, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(asdict(generate(Cell(**json.loads(line))))), file=lines, flush=True)
+    """Say that the model is loaded, then answer cells until the input ends.
+
+    Answers go to a descriptor of their own: libraries print on the standard output.
+    """
+    with os.fdopen(int(os.environ[ANSWERS]), "w") as answers:
+        print(json.dumps("ready"), file=answers, flush=True)
+        for line in sys.stdin:
+            answer = generate(Cell(**json.loads(line)))
+            print(json.dumps(asdict(answer)), file=answers, flush=True)
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

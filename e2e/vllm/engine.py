@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Before vLLM is imported: one process, one thread.
+# Before vLLM is imported: one process, and one thread if nobody says otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
-    OMP_NUM_THREADS="1",
     VLLM_NO_USAGE_STATS="1",
     VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
 )
@@ -53,19 +53,17 @@ class Engine:
                     }
                 },
             }
-        self.engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=str(TARGET),
-                dtype="float32",
-                enforce_eager=True,
-                max_model_len=512,
-                max_num_seqs=MAX_SEQS,
-                block_size=BLOCK_TOKENS,
-                num_gpu_blocks_override=NUM_BLOCKS,
-                disable_log_stats=False,
-                **drafted | changes,
-            )
-        )
+        settings: dict[str, Any] = {
+            "model": str(TARGET),
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_model_len": 512,
+            "max_num_seqs": MAX_SEQS,
+            "block_size": BLOCK_TOKENS,
+            "num_gpu_blocks_override": NUM_BLOCKS,
+            "disable_log_stats": False,
+        }
+        self.engine = LLMEngine.from_engine_args(EngineArgs(**settings | drafted | changes))
         self._count = 0
 
     @property

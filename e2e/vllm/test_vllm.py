@@ -187,7 +187,7 @@ def test_preempted_requests_go_on_as_if_nothing_had_happened(engine: Engine) -> 
 
 # --- the law of sampling ---------------------------------------------------------------------
 
-_TEMPERATURE, _TOP_K, _LAW_TOKENS, _SAMPLES = 0.8, 3, 5, 2400
+_TEMPERATURE, _TOP_K, _LAW_TOKENS, _SAMPLES = 0.8, 3, 5, 4000
 
 
 def test_sampling_keeps_the_targets_law_and_a_biased_draft_is_noticed(engine: Engine) -> None:

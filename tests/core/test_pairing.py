@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from dspark.core.fleet import Role
-from dspark.core.pairing import mismatch, reference
+from dspark.core.pairing import FIELDS_BY_ROLE, mismatch, reference
 from tests.fleet_examples import COMPATIBILITY, a_replica
 
 
@@ -37,3 +37,13 @@ def test_a_role_is_held_to_what_it_depends_on(
     assert (problem is not None) == refused
     if problem is not None:
         assert problem.startswith(next(iter(change)))
+
+
+def test_a_handshake_may_ask_for_some_fields_only() -> None:
+    other = replace(COMPATIBILITY, page_tokens=99, kv_dtype="other")
+    assert COMPATIBILITY.mismatch(other) is not None
+    assert COMPATIBILITY.mismatch(other, FIELDS_BY_ROLE[Role.DRAFTER]) is None
+    stranger = replace(other, projection_id="other")
+    problem = COMPATIBILITY.mismatch(stranger, FIELDS_BY_ROLE[Role.DRAFTER])
+    assert problem is not None
+    assert problem.startswith("projection_id")

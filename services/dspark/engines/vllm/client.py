@@ -101,6 +101,11 @@ class DraftClient:
             await self._links.close()
         if self._controller is not None:
             await self._controller.close()
+        # What grpc itself still has under way must end before the loop does.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _fixed_fleet(addresses: tuple[str, ...], compatibility: Compatibility) -> Fleet:
