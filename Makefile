@@ -75,7 +75,7 @@ e2e: $(STAMP) $(HELM) $(PLAYWRIGHT) ## Whole-system tests: the engines together,
 
 e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where there is one (minutes)
 	@if test -x $(KUBE_BIN)/kube-apiserver && command -v etcd > /dev/null; then \
-	  DSPARK_KUBE_BIN=$(KUBE_BIN) DSPARK_HELM=$(HELM) $(BIN)/pytest e2e/kubernetes; \
+	  DSPARK_KUBE_BIN=$(KUBE_BIN) DSPARK_HELM=$(HELM) $(BIN)/pytest e2e/kubernetes $(PYTEST_ARGS); \
 	else echo "e2e-k8s: skipped: no control plane in $(KUBE_BIN) (or set DSPARK_KUBE_BIN), or no etcd"; fi
 
 e2e-vllm: $(STAMP) $(VLLM_DIR)/.setup-done ## vLLM as the verifier, in an environment of its own (3.4 GB once; minutes)
