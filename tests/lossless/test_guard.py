@@ -135,8 +135,8 @@ def test_a_drafter_that_lies_about_its_law_is_caught() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_coupled_and_greedy_requests_are_compared_token_by_token(temperature: float) -> None:
     for kind, caught in ((ToyTarget, False), (TrustingTarget, True)):
-        engines = checking(kind(PAIR, PAGES), gamma=4)
-        run_guarded(engines, ToyDrafter(PAIR, 4), sessions(PAIR, temperature, 11, 60))
+        engines = checking(kind(PAIR, PAGES), gamma=5)
+        run_guarded(engines, ToyDrafter(PAIR, 5), sessions(PAIR, temperature, 11, 60))
         assert (violations(engines) >= ALL.max_violations) == caught
 
 

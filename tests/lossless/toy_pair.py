@@ -1,8 +1,8 @@
 """A toy autoregressive pair: laws small enough to enumerate, behind the engines' real protocols.
 
 The target's law of a token depends on its position and on the two tokens before it.  Position 0
-is the prompt; the tokens at positions 1 .. FORCED are forced (a session's first round is always
-plain), so that the ``length`` tokens after them are all open to drafting.
+is the prompt; the tokens at positions 1 .. FORCED are forced (the prompt's own token is never
+drafted, and a session's first round may be plain), so that the ``length`` tokens after them are all open to drafting.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -87,7 +87,8 @@ class ToyPair:
         """
         p = _softmax(self.target[context], temperature)
         q = _softmax(self.drafter[context], temperature)
-        ratios = np.maximum(p[:, None] / p[None, :], q[:, None] / q[None, :])
+        possible = (p > 0) & (q > 0)  # no other token is chosen by both
+        ratios = np.maximum(p[:, None] / p[None, possible], q[:, None] / q[None, possible])
         distance = 0.5 * float(np.abs(p - q).sum())
         return float((1.0 / ratios.sum(axis=0)).sum()), (1 - distance) / (1 + distance)
 

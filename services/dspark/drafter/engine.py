@@ -348,8 +348,13 @@ class DrafterEngine:
     def _refuse(self, pending: _Pending) -> None:
         """Absorb an overdue round's rows and answer it without drafts."""
         blocks = tuple(
-            DraftBlock(session=part.session, base_length=part.base_length, status=DraftStatus.FULL)
-            for part, _ in self._absorb(pending)
+            DraftBlock(
+                session=part.session,
+                base_length=part.base_length,
+                # A session that was opened has its room, only no draft this time.
+                status=status if part.opens is not None else DraftStatus.FULL,
+            )
+            for part, status in self._absorb(pending)
         )
         pending.reply(
             RoundReply(number=pending.round.number, incarnation=self._incarnation, blocks=blocks)

@@ -201,6 +201,7 @@ class VerifierEngine:
                     block=not any(map(_steps, self._sessions())) and not self._checks()
                 )
                 self.intake.admit_waiting(self._clock())
+                self._rounds.ask_newcomers()
                 self._turn()
                 self._await_drafts()
                 self._step()

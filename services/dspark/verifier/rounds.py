@@ -102,6 +102,7 @@ class Rounds:
         self._prompt_done = prompt_done
         self._num_requests = 0
         self._num_decoding = 1
+        self._newcomers: list[VerifierSession] = []
         self._skipped = 0
         self._metrics = StepMetrics(pool=pool, model_name=model_name, block_size=block_size)
         self._budget_tokens = metrics.BUDGET_TOKENS.labels(pool)
@@ -124,13 +125,22 @@ class Rounds:
         going = session.phase is Phase.DECODING
         if going and self._desk is not None and drafts:
             self._desk.open(session.id, session.generation.sampling, rows)
-            # Among others it joins their next round, so that nobody waits for its draft.  Alone,
-            # its first step has a draft already.
-            if not self._desk.under_way:
-                entry = self._budget.entry(
-                    sessions=self._num_decoding, mean_context_tokens=float(rows), now_s=now_s
-                )
-                self._request([session], entry)
+            self._newcomers.append(session)
+
+    def ask_newcomers(self) -> None:
+        """Ask for drafts of those that just began, all in one round, for their very first step.
+
+        Where others are drafted already they join those' next round instead: nobody waits for them.
+        """
+        began, self._newcomers = self._newcomers, []
+        if self._desk is None or not began or self._desk.under_way:
+            return
+        entry = self._budget.entry(
+            sessions=self._num_decoding,
+            mean_context_tokens=mean_context_tokens(began),
+            now_s=self._clock(),
+        )
+        self._request(began, entry)
 
     def step(
         self, decoding: Sequence[VerifierSession], prefilling: Sequence[VerifierSession]
