@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from tests.lossless.evidence import Evidence, chi_square
 
 from dspark.core.draft import Proposal
+from dspark.engines.vllm.plugin import register
 from dspark.model.target_folder import load_causal_lm, local_folder
 from e2e.vllm.conftest import MAX_SESSIONS
 from e2e.vllm.drafters import DrafterProcess, Line
@@ -183,6 +184,11 @@ def test_preempted_requests_go_on_as_if_nothing_had_happened(engine: Engine) -> 
     assert preemptions > 0
     assert same == 1.0
     assert _nothing_left(engine)
+
+
+def test_the_plugin_says_nothing_where_vllm_is_supported(caplog: pytest.LogCaptureFixture) -> None:
+    register()
+    assert not caplog.records
 
 
 # --- the law of sampling ---------------------------------------------------------------------

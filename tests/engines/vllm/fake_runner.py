@@ -4,6 +4,7 @@ A token's hidden state says which token it is, so that a slip in slots, position
 shows in the drafts: the drafter here knows every text, but only from the rows that it was sent.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -117,14 +118,14 @@ class KnowingDrafter:
         self.cached: dict[SessionId, list[int]] = {}
         self.sampling: dict[SessionId, Sampling] = {}
         self.rounds: list[Round] = []
-        self.closed = False
+        self.closed = threading.Event()
 
     @property
     def port(self) -> "KnowingDrafter":
         return self
 
     def close(self) -> None:
-        self.closed = True
+        self.closed.set()
 
     def connect(self, incarnation: int = 1) -> None:
         self._post(Connected(drafter=self.name, incarnation=Incarnation(incarnation)))

@@ -288,7 +288,7 @@ def test_a_failure_ends_drafting_and_not_the_engine(caplog: pytest.LogCaptureFix
     for _ in range(3):
         engine.step()
     assert isinstance(engine.drafts.failure, KeyError)
-    assert engine.drafter.closed
+    assert engine.drafter.closed.wait(10.0)
     assert not engine.pending
     _right(engine, "a")
     assert "decodes plainly" in caplog.text

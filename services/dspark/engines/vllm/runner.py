@@ -7,6 +7,7 @@ failure in here ends drafting, never the engine: from then on vLLM decodes plain
 import logging
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -240,7 +241,8 @@ class RunnerDrafts:
         except Exception as error:  # whatever it is, the engine can do without drafts
             self.failure = error
             log.exception("drafting failed and stays off; this engine decodes plainly from here on")
-            self.close()
+            # Ending links takes seconds where a peer hangs, and this step goes on now.
+            threading.Thread(target=self.close, daemon=True).start()
             return otherwise
 
     def _begin(self, scheduled: "SchedulerOutput") -> None:
