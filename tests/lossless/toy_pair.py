@@ -2,7 +2,8 @@
 
 The target's law of a token depends on its position and on the two tokens before it.  Position 0
 is the prompt; the tokens at positions 1 .. FORCED are forced (the prompt's own token is never
-drafted, and a session's first round may be plain), so that the ``length`` tokens after them are all open to drafting.
+drafted, and a session's first round may be plain), so that the ``length`` tokens after them are all
+open to drafting.
 """
 
 from collections.abc import Callable, Hashable, Sequence
