@@ -138,9 +138,10 @@ def test_what_an_image_installs_runs_from_a_plain_folder(tmp_path: Path) -> None
         shutil.copy(ROOT / copied, source / copied)
     words = step.replace("/install", str(target)).split()
     done = subprocess.run(
-        # The build's own tools are those of this environment instead of fresh ones.
+        # The build's own tools are those of this environment instead of fresh ones, and what is
+        # installed here stays: without a word pip would remove it in favour of the folder's.
         [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
-         "--no-build-isolation", "--no-index", *words],
+         "--ignore-installed", "--no-build-isolation", "--no-index", *words],
         cwd=source, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
