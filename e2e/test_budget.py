@@ -138,6 +138,13 @@ def leader(system: System) -> str | None:
     return None
 
 
+def term(system: System) -> int:
+    """Of the controller that leads; 0 while none does."""
+    api = leader(system)
+    found = None if api is None else ask("GET", f"{api}/v1/fleet")
+    return 0 if found is None or found.status_code != 200 else int(found.json()["term"])
+
+
 def set_cap(system: System, cap: int) -> httpx.Response | None:
     """Cap the budget at whichever controller leads."""
     api = leader(system)
@@ -202,13 +209,15 @@ def test_an_operators_day_changes_no_output(system: System) -> None:
 
         # The leader is lost.
         assert leader(system) == system.first_api
+        before = term(system)
         os.kill(controller_pid(system), signal.SIGKILL)
         killed_s = time.monotonic()
+        # The standby, or the first one, which is started again meanwhile: whoever was faster.
         wait_until(
-            lambda: leader(system) == system.standby_api, timeout_s=60, what="the standby leads",
-            period_s=0.05,
-        )  # fmt: skip
-        print(f"\nthe standby leads {time.monotonic() - killed_s:.1f} s after kill -9")
+            lambda: term(system) > before, timeout_s=60, what="another one leads", period_s=0.05
+        )
+        took_over = "standby" if leader(system) == system.standby_api else "successor"
+        print(f"\nthe {took_over} leads {time.monotonic() - killed_s:.1f} s after kill -9")
         assert json.loads(budget(system, "history", "--json"))["changes"] == history
         served = len(load.runs)
         wait_until(lambda: len(load.runs) >= served + 2, timeout_s=120, what="streams go on")
@@ -223,7 +232,9 @@ def test_an_operators_day_changes_no_output(system: System) -> None:
         assert refused.json()["error"]["hint"]
         served = len(load.runs)
         wait_until(lambda: len(load.runs) >= served + 2, timeout_s=120, what="streams still go on")
-        assert above(looker.last(5)), "budgets go on as they were"
+        wait_until(
+            lambda: above(looker.last(3)), timeout_s=120, what="drafts are verified without a store"
+        )
         system.redis.start()
         wait_until(
             lambda: status_of(set_cap(system, 3)) == 200, timeout_s=60, what="changes are taken"
