@@ -1,4 +1,8 @@
+import pytest
+
+from dspark.core.curve import CurvePoint, make_curve
 from dspark.verifier.pace import Pace
+from tests.fleet_examples import a_curve
 
 
 def due(pace: Pace, sessions: list[int]) -> list[int]:
@@ -18,3 +22,29 @@ def test_it_is_time_sooner_when_the_load_doubles_or_halves_but_not_at_once() -> 
 def test_a_load_that_goes_to_and_fro_is_not_followed_in_every_step() -> None:
     pace = Pace("auto", curve=None, block_size=7)
     assert due(pace, [1, 2] * 10) == [4, 9, 14, 19]
+
+
+# A step costs by the session, so that two cohorts hide the drafting and lose nothing.
+VERIFY = make_curve(
+    "v",
+    "toy",
+    [
+        CurvePoint(context_tokens=64, sessions=n, batch_tokens=n * k, step_s=0.010 * n)
+        for n in (1, 2, 4, 8)
+        for k in (1, 8)
+    ],
+)
+DRAFT = a_curve({7: 0.005, 56: 0.040}, sessions=(1,))
+
+
+@pytest.mark.parametrize(("drafted_share", "cohorts"), [(1.0, 2), (0.6, 2), (0.4, 1), (0.0, 1)])
+def test_sessions_without_drafts_have_nothing_to_hide(drafted_share: float, cohorts: int) -> None:
+    pace = Pace("auto", curve=VERIFY, block_size=7)
+    pace.reconsider(
+        sessions=8,
+        context_tokens=64,
+        drafted_share=drafted_share,
+        drafter_curve=DRAFT,
+        round_trip_s=0.040,
+    )
+    assert pace.cohorts == cohorts

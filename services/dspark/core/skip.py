@@ -2,10 +2,10 @@
 
 A budget trims drafts that were made; a session whose drafts hardly ever survive costs the drafter
 a place in every batch all the same (the open limitation of the paper, Section 6).  Drafting one
-more session adds its accepted tokens to a round and its marginal seconds to both sides; it pays
-while those tokens come faster than the round's own:
+more session adds a accepted tokens to a round and c marginal seconds to both sides; it pays while
+those tokens come faster than the others of the round:
 
-    tau / C > (tau - a) / (C - c)   <=>   a / c > tau / C
+    tau / C > (tau - a) / (C - c)   <=>   a / c > (tau - a) / (C - c)
 
 Only committed rounds of the session itself decide, never a draft that is still to be judged.
 """
@@ -28,7 +28,7 @@ class DraftPrice:
     """What drafting one more session costs a round at the present load.
 
     Attributes:
-        tokens_per_s: tau / C: what a round yields now.
+        tokens_per_s: (tau - a) / (C - c): what a round yields without one session's draft.
         draft_s: Seconds that one more session adds to the drafter's batch, where the verifier
             waits for it; 0 where drafting hides behind verifying.
         token_s: Seconds that one more draft token adds to the verify step.
@@ -91,11 +91,15 @@ def draft_price(
         one_more_s = batch_s + outside_s  # without its draft there would be none at all
     else:
         one_more_s = (batch_s - draft_s(1)) / (sessions - 1)
+    token_s = (step_s - verify_s(sessions)) / (size - sessions)
+    # What an average session of these contributes and costs.
+    accepted, verified = committed_tokens / sessions - 1.0, size / sessions - 1.0
+    others_s = turn_s / cohorts - one_more_s - verified * token_s
     return DraftPrice(
-        tokens_per_s=cohorts * committed_tokens / turn_s,
+        tokens_per_s=(committed_tokens - accepted) / others_s,
         wait_s=turn_s / cohorts - step_s,
         draft_s=one_more_s,
-        token_s=(step_s - verify_s(sessions)) / (size - sessions),
+        token_s=token_s,
     )
 
 

@@ -270,6 +270,7 @@ class VerifierEngine:
                 self._pace.reconsider(
                     sessions=len(decoding),
                     context_tokens=context_tokens,
+                    drafted_share=self._rounds.pulse.drafted_share,
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )

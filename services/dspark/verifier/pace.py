@@ -7,6 +7,7 @@ from dspark.core.curve import Curve, curve_problem, step_seconds
 from dspark.core.skip import DraftPrice, draft_price
 
 _RECONSIDER_STEPS = 64
+_MIN_DRAFTED = 0.5
 _SETTLED_STEPS = 4
 """So many steps after a choice no other is made, whatever the load does."""
 
@@ -42,6 +43,7 @@ class Pace:
         *,
         sessions: int,
         context_tokens: float,
+        drafted_share: float,
         drafter_curve: Curve | None,
         round_trip_s: float,
     ) -> None:
@@ -50,6 +52,7 @@ class Pace:
         Args:
             sessions: Sessions that decode now.
             context_tokens: Their mean context.
+            drafted_share: Of them, those that have drafts.
             drafter_curve: What a batch costs at the drafter.
             round_trip_s: Smoothed seconds of a draft round trip at the present choice.
         """
@@ -57,6 +60,9 @@ class Pace:
             return
         if self.curve is None or drafter_curve is None or sessions < 2:
             self.cohorts = 1
+            return
+        if drafted_share < _MIN_DRAFTED:
+            self.cohorts = 1  # there is hardly any drafting to hide
             return
         half = -(-sessions // 2)
         now = sessions if self.cohorts == 1 else half

@@ -37,12 +37,16 @@ class Pulse:
     def __init__(self) -> None:
         self.batch_tokens = 0.0
         self.committed_tokens = 0.0
+        self.drafted_share = 1.0
+        """Of the sessions in a step, those that had a draft."""
 
     def beat(self, sums: Sums) -> None:
         """Fold in a step."""
         weight = _PULSE_WEIGHT if self.batch_tokens else 1.0
         self.batch_tokens += weight * (sums.batch_tokens - self.batch_tokens)
         self.committed_tokens += weight * (sums.committed_tokens - self.committed_tokens)
+        share = sums.drafted_steps / sums.session_steps
+        self.drafted_share += _PULSE_WEIGHT * (share - self.drafted_share)
 
 
 class BudgetSource(Protocol):
