@@ -35,7 +35,7 @@ PROTOS := $(wildcard proto/dspark/wire/v1/*.proto)
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit e2e e2e-k8s e2e-vllm test-lossless check fix proto train clean
+.PHONY: help setup demo serve test unit e2e together stack e2e-k8s e2e-vllm test-lossless check fix proto train clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -67,11 +67,15 @@ TOGETHER := tests/lossless tests/system tests/local tests/training tests/kernels
 test: unit e2e ## Unit tests, then the whole-system tests
 
 unit: $(STAMP) $(HELM) ## Unit tests (about a minute)
-	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest tests -n 2 $(addprefix --ignore=,$(TOGETHER))
+	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest tests -n 2 $(addprefix --ignore=,$(TOGETHER)) $(PYTEST_ARGS)
 
-e2e: $(STAMP) $(HELM) $(PLAYWRIGHT) ## Whole-system tests: the engines together, real processes, a real model (a few minutes)
-	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest $(TOGETHER) -n 2
-	$(BIN)/pytest e2e
+e2e: together stack ## Whole-system tests: the engines together, real processes, a real model (a few minutes)
+
+together: $(STAMP) $(HELM) $(PLAYWRIGHT)
+	OMP_NUM_THREADS=1 DSPARK_HELM=$(HELM) $(BIN)/pytest $(TOGETHER) -n 2 $(PYTEST_ARGS)
+
+stack: $(STAMP) $(PLAYWRIGHT)
+	$(BIN)/pytest e2e $(PYTEST_ARGS)
 
 e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where there is one (minutes)
 	@if test -x $(KUBE_BIN)/kube-apiserver && command -v etcd > /dev/null; then \
