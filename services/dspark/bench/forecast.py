@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from dspark.core.cohorts import COHORTS, cycle_seconds
-from dspark.core.curve import Curve, curve_problem, step_seconds
+from dspark.core.curve import Curve, curve_problem, draft_seconds, step_seconds
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.core.refinement import refine
 
@@ -162,11 +162,8 @@ def _sample(
 def _draft_seconds(drafter: Replica | None, verifier: Replica, sessions: int) -> float:
     assert drafter is not None
     assert drafter.curve is not None
-    return step_seconds(
-        drafter.curve,
-        sessions=sessions,
-        batch_tokens=sessions * max(verifier.compatibility.block_size, 1),
-        context_tokens=0,
+    return draft_seconds(
+        drafter.curve, sessions=sessions, block_size=verifier.compatibility.block_size
     )
 
 

@@ -148,6 +148,19 @@ def step_seconds(curve: Curve, *, sessions: int, batch_tokens: int, context_toke
     return float(seconds[0])
 
 
+def draft_seconds(curve: Curve, *, sessions: int, block_size: int) -> float:
+    """Return the seconds of a drafter's batch: whole blocks, whatever the context.
+
+    Args:
+        curve: A drafter's.
+        sessions: In the batch, at least 1.
+        block_size: gamma.
+    """
+    return step_seconds(
+        curve, sessions=sessions, batch_tokens=sessions * max(block_size, 1), context_tokens=0
+    )
+
+
 def sps(curve: Curve, *, sessions: int, batch_tokens: int, context_tokens: float) -> float:
     """Return steps a second; the arguments are those of ``step_seconds``."""
     return 1.0 / step_seconds(

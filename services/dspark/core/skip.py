@@ -12,9 +12,10 @@ Only committed rounds of the session itself decide, never a draft that is still 
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from dspark.core.cohorts import Cohorts, cycle_seconds
-from dspark.core.curve import Curve, step_seconds
+from dspark.core.curve import Curve, draft_seconds, step_seconds
 
 _MIN_ROUNDS = 8
 _WEIGHT = 0.08  # of the newest round: about 24 rounds count
@@ -76,13 +77,9 @@ def draft_price(
             curve, sessions=sessions, batch_tokens=tokens, context_tokens=context_tokens
         )
 
-    def draft_s(count: int) -> float:
-        return step_seconds(
-            drafter_curve, sessions=count, batch_tokens=count * block_size, context_tokens=0
-        )
-
+    draft_s = partial(draft_seconds, drafter_curve, block_size=block_size)
     size = max(round(batch_tokens), sessions + 1)
-    step_s, batch_s = verify_s(size), draft_s(sessions)
+    step_s, batch_s = verify_s(size), draft_s(sessions=sessions)
     turn_s = cycle_seconds(cohorts, verify_s=step_s, draft_s=batch_s, round_trip_s=outside_s)
     hidden = cohorts == 2 and step_s >= batch_s and 2 * step_s >= step_s + batch_s + outside_s
     if hidden:
@@ -90,7 +87,7 @@ def draft_price(
     elif sessions == 1:
         one_more_s = batch_s + outside_s  # without its draft there would be none at all
     else:
-        one_more_s = (batch_s - draft_s(1)) / (sessions - 1)
+        one_more_s = (batch_s - draft_s(sessions=1)) / (sessions - 1)
     token_s = (step_s - verify_s(sessions)) / (size - sessions)
     # What an average session of these contributes and costs.
     accepted, verified = committed_tokens / sessions - 1.0, size / sessions - 1.0

@@ -7,13 +7,14 @@ from committed rounds and not from drafts that are still to be judged.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.budget import ALL, OFF
 from dspark.core.cohorts import Cohorts, choose_cohorts
-from dspark.core.curve import Curve, step_seconds, steps_seconds
+from dspark.core.curve import Curve, draft_seconds, steps_seconds
 from dspark.core.policy import Rules
 from dspark.core.reservoir import Acceptance
 
@@ -40,17 +41,9 @@ class DraftCost:
         if self.curve is None:
             return self.observed_round_s, 0.0
 
-        def draft_s(count: int) -> float:
-            assert self.curve is not None
-            return step_seconds(
-                self.curve,
-                sessions=count,
-                batch_tokens=count * max(block_size, 1),
-                context_tokens=0,
-            )
-
-        rest_s = max(self.observed_round_s - draft_s(self.observed_sessions), 0.0)
-        return draft_s(sessions), rest_s
+        draft_s = partial(draft_seconds, self.curve, block_size=block_size)
+        rest_s = max(self.observed_round_s - draft_s(sessions=self.observed_sessions), 0.0)
+        return draft_s(sessions=sessions), rest_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from dspark.core.cohorts import Cohorts, choose_cohorts, cycle_seconds
-from dspark.core.curve import Curve, curve_problem, step_seconds
+from dspark.core.curve import Curve, curve_problem, draft_seconds, step_seconds
 from dspark.core.skip import DraftPrice, draft_price
 
 _RECONSIDER_STEPS = 64
@@ -140,9 +140,4 @@ class Pace:
         )
 
     def _draft_s(self, drafter_curve: Curve, sessions: int) -> float:
-        return step_seconds(
-            drafter_curve,
-            sessions=sessions,
-            batch_tokens=sessions * self._block_size,
-            context_tokens=0,
-        )
+        return draft_seconds(drafter_curve, sessions=sessions, block_size=self._block_size)
