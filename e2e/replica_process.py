@@ -20,6 +20,7 @@ from dspark.config.drafter import DrafterSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
 from dspark.config.prefill import PrefillSettings
+from dspark.config.tls import TlsSettings
 from dspark.config.verifier import VerifierSettings
 from dspark.controller.process import serve
 from dspark.core.draft import DraftBlock, Proposal, SessionRound
@@ -51,6 +52,7 @@ class ReplicaProcess:
         settings: Of the role.
         model: The pair; a controller has none.
         controller: Its address, for all others.
+        tls: Settings of TLS, for all others.
         wrong: A mistake of ``MISTAKES`` that this process makes, for negative controls.
     """
 
@@ -62,6 +64,7 @@ class ReplicaProcess:
         *,
         model: ModelSettings | None = None,
         controller: str = "",
+        tls: TlsSettings | None = None,
         wrong: str | None = None,
     ) -> None:
         self.name = name
@@ -69,7 +72,7 @@ class ReplicaProcess:
         dumped = None if model is None else model.model_dump(mode="json")
         self._process = _CONTEXT.Process(
             target=_main,
-            args=(role, name, dict(settings), dumped, controller, wrong, theirs),
+            args=(role, name, dict(settings), dumped, controller, tls, wrong, theirs),
             name=name,
             daemon=True,
         )
@@ -112,13 +115,14 @@ def _main(
     settings: Mapping[str, Any],
     model: Mapping[str, Any] | None,
     controller: str,
+    tls: TlsSettings | None,
     wrong: str | None,
     pipe: Connection,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
     if wrong is not None:
         MISTAKES[wrong]()
-    asyncio.run(_run(role, name, settings, model, controller, pipe))
+    asyncio.run(_run(role, name, settings, model, controller, tls, pipe))
 
 
 async def _run(
@@ -127,6 +131,7 @@ async def _run(
     settings: Mapping[str, Any],
     model: Mapping[str, Any] | None,
     controller: str,
+    tls: TlsSettings | None,
     pipe: Connection,
 ) -> None:
     ended = asyncio.Event()
@@ -144,7 +149,7 @@ async def _run(
         kind, settings_of = _REPLICAS[role]
         replica = kind(
             ModelSettings.model_validate(model),
-            EndpointSettings(controller=controller),
+            EndpointSettings(controller=controller, tls=tls),
             settings_of(**settings),
             name=name,
         )

@@ -180,9 +180,10 @@ def main() -> None:
         trial(asked.steps)
     admitted_s = statistics.median(_admission(budget, asked.sessions) for _ in range(200))
     echo_s = statistics.median(_timed(Echo(), sessions) for _ in range(50))
+    asked_s = [total - own - echo_s for total, own in zip(totals, schedules, strict=True)]
     for name, values in (
         ("a step, target included", totals), ("of it, deciding and bookkeeping", schedules),
-        ("a round's answer taken in", handled),
+        ("of it, asking for the next drafts", asked_s), ("a round's answer taken in", handled),
     ):  # fmt: skip
         print(f"{name:<38} {1e3 * statistics.median(values):.3f} ms")
     print(f"{'the budget looked up, drafts admitted':<38} {1e3 * admitted_s:.3f} ms")

@@ -5,21 +5,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from dspark.cli.stack.sweep import marked_processes
+
 ROOT = Path(__file__).parent.parent
+PYTHON = os.environ.get("DSPARK_PYTHON", sys.executable)
+"""Interpreter of this repository's environment; tests of another engine run in another one."""
+
 _START_S = 600.0
 
 
 def dspark(*words: str, timeout_s: float = 240.0) -> "subprocess.CompletedProcess[str]":
     """Run one command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "dspark.cli", *words],
+        [PYTHON, "-m", "dspark.cli", *words],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -93,6 +99,18 @@ class Stack:
     def mark(self) -> str:
         """What marks its processes."""
         return str(self.record["mark"])
+
+
+@contextmanager
+def running_stack(state_dir: Path, words: Sequence[str]) -> Iterator[Stack]:
+    """Start a stack; stop it at the end, and check that no process is left."""
+    running = Stack(state_dir=state_dir, words=words)
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
+        assert marked_processes(running.mark) == []
 
 
 def wait_until(

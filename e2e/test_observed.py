@@ -11,9 +11,8 @@ import pytest
 from tests.controller.browser import look, needs_browser
 from tests.telemetry.otlp import Collector, a_collector
 
-from dspark.cli.stack.sweep import marked_processes
 from e2e.conftest import stack_words
-from e2e.stack import Stack
+from e2e.stack import Stack, running_stack
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +36,8 @@ def stack(
         *stack_words(model_words, state_dir),
         "--set", f"telemetry.otlp_endpoint={collector.url}", "--set", "telemetry.log_format=json",
     ]  # fmt: skip
-    running = Stack(state_dir=state_dir, words=words)
-    running.up()
-    try:
+    with running_stack(state_dir, words) as running:
         yield running
-    finally:
-        running.down()
-        assert marked_processes(running.mark) == []
 
 
 def test_one_request_is_one_trace_across_gateway_verifier_and_prefill(

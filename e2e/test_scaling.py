@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dspark.cli.stack.sweep import marked_processes
 from e2e.equality import load_prompts
 from e2e.paced_stack import Load, generate, paced_words, pool
-from e2e.stack import Stack, wait_until
+from e2e.stack import Stack, running_stack, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +25,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "pools.drafter.min_replicas=1",
         "pools.drafter.scaling={up_after_s: 1, down_after_s: 5}",
     )
-    running = Stack(state_dir=state_dir, words=words)
-    running.up()
-    try:
+    with running_stack(state_dir, words) as running:
         yield running
-    finally:
-        running.down()
-        assert marked_processes(running.mark) == []
 
 
 def drafters(stack: Stack) -> tuple[int, int]:

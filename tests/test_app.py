@@ -43,6 +43,30 @@ def test_a_pool_goes_to_its_kind_of_node() -> None:
     assert options["num_gpus"] == 0.25
 
 
+def _vllm(**verifier: Any) -> Any:
+    return deployment(
+        "verifier",
+        gateway={"speculation_mode": "rejection"},
+        pools={"prefill": {"replicas": 0}, "verifier": {"engine": "vllm", **verifier}},
+    )
+
+
+def test_vllm_runs_on_the_interpreter_of_its_own_environment() -> None:
+    environment = _vllm(vllm={"python": "/opt/vllm/python"}).ray_actor_options["runtime_env"]
+    assert environment["py_executable"] == "/opt/vllm/python"
+    assert environment["env_vars"]["OMP_NUM_THREADS"] == "1"
+    assert "py_executable" not in _vllm().ray_actor_options["runtime_env"]
+    assert "py_executable" not in deployment("verifier").ray_actor_options["runtime_env"]
+
+
+def test_ray_serve_holds_all_devices_of_a_split_target_in_one_bundle() -> None:
+    split = {"device": "cuda", "num_gpus": 2, "num_cpus": 3, "resources": {"verifier_gpu": 1}}
+    made = _vllm(vllm={"tensor_parallel_size": 2}, **split)
+    bundles = made._replica_config.placement_group_bundles
+    assert bundles == [{"CPU": 3, "GPU": 2, "verifier_gpu": 1}]
+    assert _vllm()._replica_config.placement_group_bundles is None
+
+
 def test_the_policy_follows_the_pool_at_the_controller() -> None:
     config = deployment(
         "drafter",

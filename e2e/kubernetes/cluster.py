@@ -75,19 +75,23 @@ class Cluster:
             loop.stop()
         self.gateways.stop()
 
-    def start_operator(self, *, period_s: float = 2) -> subprocess.Popen[bytes]:
+    def start_operator(
+        self, *, period_s: float = 2, gateway_url: str = "", control_url: str = ""
+    ) -> subprocess.Popen[bytes]:
         """Start an operator with the rights of the chart and no others.
 
         Args:
             period_s: How often it looks at each service; quicker than the default, for the stories.
+            gateway_url: Where it finds every gateway; "": at the fakes.
+            control_url: ... and every control API.
         """
         words = [
             sys.executable, "-m", "dspark_operator", "--namespace", NAMESPACE,
             "--lease-namespace", OPERATORS, "--engine-image", "dspark-engine:1.0.0",
             "--server-image", "dspark-server:1.0.0", "--health-port", "0",
-            "--period-s", str(period_s), "--gateway-url", self.gateways.url,
+            "--period-s", str(period_s), "--gateway-url", gateway_url or self.gateways.url,
             "--control-key-file", str(self._folder / "control-key"),
-            "--control-url", self.gateways.control_url,
+            "--control-url", control_url or self.gateways.control_url,
         ]  # fmt: skip
         with (self._folder / f"operator-{len(self._operators)}.log").open("wb") as log:
             process = subprocess.Popen(

@@ -94,6 +94,7 @@ class ControlPlane:
             "--leader-elect=false", f"--service-account-private-key-file={folder / 'sa.key'}",
             "--controllers=*,-bootstrapsigner,-tokencleaner,-nodelifecycle", "--port=0",
             "--bind-address=127.0.0.1", f"--secure-port={manager}",
+            "--horizontal-pod-autoscaler-sync-period=2s",
         )  # fmt: skip
         self._run(
             self._bin / "kube-scheduler", f"--kubeconfig={self.kubeconfig(ADMIN_TOKEN)}",

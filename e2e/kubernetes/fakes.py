@@ -211,6 +211,8 @@ class KubeRay:
         """Clusters made for each service, in order."""
         self.hold = threading.Event()
         """While set, an upgrade makes no progress."""
+        self.wishes: dict[str, Callable[[str], int | None]] = {}
+        """What the controller of a service wishes for a unit, where one runs."""
         self._share: dict[str, int] = {}
 
     def step(self) -> None:
@@ -317,6 +319,9 @@ class KubeRay:
         )
         settings = json.loads(json.loads(answer.data)["data"]["controller.json"])
         found: dict[str, int] = settings["initial_replicas"]
+        asked = self.wishes.get(service["metadata"]["name"])
+        if asked is not None:
+            found |= {unit: wish for unit in found if (wish := asked(unit)) is not None}
         return found
 
     def _keep(
@@ -383,6 +388,18 @@ def _same_but_for_added(live: Document, config: Document) -> bool:
     return rest[0] == rest[1] and list(map(muted, ours)) == list(map(muted, theirs[: len(ours)]))
 
 
+def _asked(request: urllib.request.Request) -> tuple[int, Document]:
+    """Return status and body; 0 where nobody is there."""
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+    except OSError as error:
+        return 0, {"error": {"message": str(error)}}
+
+
 class Gateways:
     """Answers for every gateway at ``/NAMESPACE/SERVICE``: the fleet that runs, and one token.
 
@@ -393,15 +410,17 @@ class Gateways:
         self._kubelet = kubelet
         self.silent: set[str] = set()
         """Units whose replicas the controller has lost."""
-        self.controllers: dict[str, str] = {}
-        """Base URL of the control API by service, where there is one."""
+        self.controllers: dict[str, list[str]] = {}
+        """Base URLs of the control APIs by service, where there are any."""
+        self.real: dict[str, str] = {}
+        """Base URL of a real gateway by service, where there is one."""
         gateways = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.startswith("/control/"):
                     self._pass_on()
-                else:
+                elif not self._passed_to_a_gateway(None):
                     self._say(200, gateways.fleet(self.path.split("/")[2]))
 
             def do_PUT(self) -> None:
@@ -410,29 +429,49 @@ class Gateways:
             def do_DELETE(self) -> None:
                 self._pass_on()
 
-            def _pass_on(self) -> None:
+            def _pass_on(self, body: bytes | None = None) -> None:
                 _, _, _, service, rest = self.path.split("/", 4)
-                base = gateways.controllers.get(service)
-                if base is None:
-                    self._say(503, {"error": {"message": "no controller"}})
-                    return
-                body = self.rfile.read(int(self.headers.get("content-length", 0))) or None
+                found = gateways.controllers.get(service, [])
+                if body is None:
+                    body = self.rfile.read(int(self.headers.get("content-length", 0))) or None
                 headers = {
                     key: self.headers[key]
                     for key in ("authorization", "content-type", "if-match")
                     if key in self.headers
                 }
+                for base in found:
+                    # Standbys answer some questions, too: the operator looks for the leader.
+                    leads, _ = _asked(urllib.request.Request(f"{base}/v1/curves", None, headers))
+                    if leads != 200:
+                        continue
+                    self._say(*_asked(urllib.request.Request(
+                        f"{base}/{rest}", body, headers, method=self.command
+                    )))  # fmt: skip
+                    return
+                if rest == "v1/fleet" and service not in gateways.real:
+                    self._say(200, gateways.controllers_view(service))
+                    return
+                self._say(503, {"error": {"message": "no controller leads"}})
+
+            def _passed_to_a_gateway(self, body: bytes | None) -> bool:
+                _, _, service, rest = self.path.split("/", 3)
+                base = gateways.real.get(service)
+                if base is None:
+                    return False
                 request = urllib.request.Request(
-                    f"{base}/{rest}", body, headers, method=self.command
+                    f"{base}/{rest}", body, {"content-type": "application/json"}
                 )
-                try:
-                    with urllib.request.urlopen(request, timeout=10) as answer:
-                        self._say(answer.status, json.load(answer))
-                except urllib.error.HTTPError as error:
-                    self._say(error.code, json.load(error))
+                status, document = _asked(request)
+                self._say(status or 503, document)
+                return True
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["content-length"]))
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.path.startswith("/control/"):
+                    self._pass_on(body)
+                    return
+                if self._passed_to_a_gateway(body):
+                    return
                 units = gateways.units(self.path.split("/")[2])
                 if any(unit.startswith("verifier-") for unit in units):
                     self._say(200, {"choices": [{"text": "a"}]})
@@ -464,13 +503,16 @@ class Gateways:
 
     def fleet(self, service: str) -> Document:
         """The fleet as ``/dspark/fleet`` has it."""
-        members, pools = [], []
+        members = []
         for unit, ready in self.units(service).items():
-            member = {
-                "replica": {"pool": unit, "state": "ready", "curve": {"points": [{}]}},
-                "load": {"connected_drafters": 1},
-            }
-            members += [member] * ready
-            budget = {"epoch": 1, "reason": "verify all", "buckets": [{"draft_tokens": [-1]}]}
-            pools.append({"name": unit, "wanted_replicas": None, "budget": budget})
-        return {"term": 1, "version": 1, "members": members, "pools": pools}
+            members += [{"replica": {"pool": unit, "state": "ready"}}] * ready
+        return {"term": 1, "version": 1, "members": members, "pools": []}
+
+    def controllers_view(self, service: str) -> Document:
+        """The fleet as a control API's ``/v1/fleet`` has it."""
+        replica = {"state": "ready", "curve_version": "c", "connected_drafters": 1}
+        pools = [
+            {"name": unit, "replicas": [replica] * ready, "budget": "verify all", "drafting": True}
+            for unit, ready in self.units(service).items()
+        ]
+        return {"term": 1, "pools": pools}

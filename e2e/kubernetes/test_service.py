@@ -89,10 +89,10 @@ def test_a_created_service_becomes_ready_and_says_so_everywhere(
     cluster: Cluster, running: str
 ) -> None:
     cluster.wait_condition(running, "Reconciling", "False", "UpToDate")
-    told = cluster.conditions(running)
     for kind in ("RouterReady", "VerifierReady", "DrafterReady", "ProfileReady",
                  "BudgetPublished", "SpeculationActive"):  # fmt: skip
-        assert told[kind][0] == "True", told
+        cluster.wait_condition(running, kind, "True")
+    told = cluster.conditions(running)
     service = cluster.the(API, "DSparkService", running)
     pools = {pool["name"]: pool for pool in service["status"]["pools"]}
     assert pools["verifier"]["updatedReplicas"] == 1
@@ -172,6 +172,11 @@ IN_PLACE: dict[str, tuple[Callable[[Document], None], Callable[[Cluster], bool]]
         lambda c: "tick_s\": 0.7"
         in c.the("v1", "ConfigMap", "llm-controller")["data"]["controller.json"],
     ),
+    "how a group scales": (
+        _first_group(scaling={"utilisation": 0.5}),
+        lambda c: "\"utilisation\": 0.5"
+        in c.the("v1", "ConfigMap", "llm-controller")["data"]["controller.json"],
+    ),
     "several controllers": (
         _edit(controller={"replicas": 2, "store": {"type": "Redis",
                                                    "redis": {"address": "redis:6379"}}}),
@@ -233,6 +238,7 @@ HELD: dict[str, Callable[[Document], None]] = {
     "a node selector": _first_group(nodeSelector={"sku": "b200"}),
     "weights": lambda spec: spec["model"]["target"]["pvc"].update(path="other"),
     "Ray's version": _edit(ray={"version": "2.61.0"}),
+    "a collector of traces": _edit(observability={"otlpEndpoint": "http://traces:4317"}),
 }
 
 

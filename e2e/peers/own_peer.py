@@ -12,13 +12,16 @@ from dspark.model.target_folder import read_sizes
 from e2e.peers.cell import Answer, Cell, serve, timed
 from e2e.vllm.prompts import TARGET
 
+_SESSIONS = 64
+"""At once, at the most."""
+
 
 def main() -> None:
     threads = int(os.environ["OMP_NUM_THREADS"])
     speculation = Speculation.parse(sys.argv[1])
     model = ModelSettings(threads=max(1, threads // 2) if speculation.enabled else threads)
     stops = frozenset(read_sizes(TARGET).eos_token_ids)
-    with LocalSystem(model, speculation, num_pages=1024) as system:
+    with LocalSystem(model, speculation, num_pages=1024, max_sessions=_SESSIONS) as system:
 
         def one(prompt: list[int], max_tokens: int) -> tuple[list[int], int, int]:
             request = Generation(

@@ -26,13 +26,19 @@ def own_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(parts), "OMP_NUM_THREADS": "1"}
 
 
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class DrafterProcess:
     """``python -m dspark.drafter`` on a port of its own, from start to end."""
 
     def __init__(self, model: Mapping[str, Any] | None = None, **settings: Any) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         config = {
             "model": dict(model or {}),
             "endpoint": {"port_min": self.port, "port_max": self.port, "metrics": False},

@@ -76,6 +76,21 @@ class SamplingBatch:
                 raise ValueError(f"{name} has not {num_rows} rows as temperatures has")
         return batch
 
+    @classmethod
+    def greedy(cls, positions: Sequence[int]) -> "SamplingBatch":
+        """Rows that take the likeliest token."""
+        count = len(positions)
+        nothing, none = torch.zeros(count), torch.zeros(count, dtype=torch.int64)
+        return cls(
+            temperatures=nothing,
+            seeds=none,
+            choices=none,
+            positions=torch.tensor(positions, dtype=torch.int64),
+            top_k=none,
+            top_p=torch.ones(count),
+            min_p=nothing,
+        )
+
     @property
     def sampled(self) -> torch.Tensor:
         """[M] int64: indices of the rows that are not greedy."""

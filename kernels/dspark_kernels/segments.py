@@ -36,6 +36,7 @@ class Tile:
         scores: [E rounded up to LANES] float32 scratch.  The padding keeps vectorised
             elementwise functions off their scalar tail, whose last bit differs.
         entries: [E] the used part of ``scores``.
+        values: The same as numpy sees it.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Tile:
         "num_rows",
         "offsets",
         "scores",
+        "values",
     )
 
     def __init__(
@@ -63,6 +65,7 @@ class Tile:
         self.key_rows = torch.from_numpy(key_rows)
         self.scores = torch.zeros(-(-len(key_rows) // LANES) * LANES)
         self.entries = self.scores[: len(key_rows)]
+        self.values: NDArray[np.float32] = self.entries.numpy()
         self._pattern: torch.Tensor | None = None
 
     def pattern(self, num_key_rows: int) -> torch.Tensor:
@@ -211,13 +214,13 @@ def _tile(
     )
     key_rows = np.empty(int(counts.sum()), dtype=np.int32)
     kv_head = np.repeat(np.arange(num_kv_heads), num_query_heads // num_kv_heads)[:, None]
-    base: NDArray[np.int64] | None = None
+    base: NDArray[np.int32] | None = None
     current = None
     begin = 0
     for session, low, stop in run.tokens:
         if session != current:
             current = session
-            base = segments.slots[session] * num_kv_heads + kv_head
+            base = (segments.slots[session] * num_kv_heads + kv_head).astype(np.int32)
         assert base is not None
         end = begin + (stop - low) * num_query_heads
         key_rows[begin:end].reshape(num_query_heads, -1)[:] = base[:, low:stop]

@@ -61,12 +61,12 @@ def draft_tokens(
         [N, G] int64.
     """
     num_rows, num_positions, vocab_size = base_logits.shape
-    limited = (sampling.top_k > 0) | (sampling.top_p < 1.0) | (sampling.min_p > 0.0)
-    if bool((limited & (sampling.temperatures > 0)).any()):
-        return _filtered(base_logits, anchors, bias, sampling)
     sampled = sampling.sampled
     scores, inverse = base_logits, None
     if sampled.numel():
+        limited = (sampling.top_k > 0) | (sampling.top_p < 1.0) | (sampling.min_p > 0.0)
+        if bool(limited[sampled].any()):
+            return _filtered(base_logits, anchors, bias, sampling)
         # argmin E / p = argmax log p - log E, and only the bias is still to come.
         inverse = torch.ones(num_rows, 1)
         inverse[sampled, 0] = 1.0 / sampling.temperatures[sampled]

@@ -2,12 +2,12 @@
 
 Path: ``handlers`` reads the cluster -> ``spec`` (typed, or an error that names the field) ->
 ``manifests`` (what should exist) -> ``rollout`` (the next step and its reason) -> ``hands``
-writes -> ``status`` (conditions).  A VerificationPolicy goes by ``govern``: ``verification``
-decides, ``control`` asks the service's controller.
+writes -> ``status`` (conditions).  A VerificationPolicy goes by ``govern``: ``claims`` reads
+manifests, ``verification`` decides, ``control`` asks the service's controller.
 
 Never: a write to the cluster outside ``hands``; a clock, a network call or a file in ``spec``,
-``manifests``, ``rollout``, ``drift``, ``verification`` or ``status``; an import of ``dspark``
-beyond ``core`` and ``config``.
+``manifests``, ``rollout``, ``drift``, ``claims``, ``verification`` or a status; an import of
+``dspark`` beyond ``core`` and ``config``.
 """
 
 GROUP = "serving.dspark.dev"

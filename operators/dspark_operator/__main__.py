@@ -21,7 +21,7 @@ from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 from dspark_operator import GROUP, handlers, names
 from dspark_operator.control_key import read_key
 from dspark_operator.hands import Hands
-from dspark_operator.look import Eyes
+from dspark_operator.look import ask_cluster
 from dspark_operator.manifests.objects import Release
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     client = DynamicClient(ApiClient())
     hands = Hands(
         client=client,
-        cluster=Eyes(client).cluster(),
+        cluster=ask_cluster(client),
         release=Release(
             engine_image=given.engine_image,
             server_image=given.server_image,

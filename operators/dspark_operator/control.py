@@ -14,10 +14,14 @@ from typing import Any
 
 from dspark.core.policy import Mode, Policy
 from dspark_operator.document import Json, Object, at, items, number, part, text
+from dspark_operator.fleet import Answer, read_fleet
+from dspark_operator.sizing import Wished
+from dspark_operator.trust import NOBODY, Trust
 from dspark_operator.verification import Held, Layer, Wish
 
 _TIMEOUT_S = 3.0
 _LONGEST_ANSWER_BYTES = 1024 * 1024
+_GONE = "its VerificationPolicy is gone"
 
 
 class ControlError(Exception):
@@ -63,13 +67,22 @@ class ControlApi:
     Attributes:
         url: Base URL; a name with several addresses is several controllers.
         token: Opens it.
+        trust: Whom to believe to be it.
         resolve: Yields the URLs behind ``url``.
     """
 
     url: str
     token: str = field(repr=False)
+    trust: Trust = NOBODY
     resolve: Callable[[str], Iterable[str]] = addresses
     _leader: str | None = None
+
+    def fleet(self) -> Answer:
+        """Return every unit as the controller sees it, or why it cannot be asked."""
+        try:
+            return Answer(fleet=read_fleet(self._ask("GET", "/v1/fleet")))
+        except ControlError as error:
+            return Answer(problem=str(error))
 
     def policy(self, unit: str) -> Held:
         """Return what the controller holds for a unit.
@@ -96,8 +109,55 @@ class ControlApi:
             LostRace: The policy is not at ``version`` any more.
             ControlError: It is refused, or cannot be asked for.
         """
-        query = urllib.parse.urlencode({"reason": "its VerificationPolicy is gone"})
+        query = urllib.parse.urlencode({"reason": _GONE})
         self._ask("DELETE", f"{_path(unit)}?{query}", version=version)
+
+    def undo(self, unit: str, change: int, version: int) -> None:
+        """Return to the policies before a change.
+
+        Raises:
+            LostRace: The policy is not at ``version`` any more.
+            ControlError: It is refused, or cannot be asked for.
+        """
+        body: Object = {"change": change, "reason": _GONE}
+        self._ask("POST", f"{_path(unit)}/rollback", body=body, version=version)
+
+    def canaries(self, unit: str) -> int:
+        """Return how many replicas follow the canary's policy.
+
+        Raises:
+            ControlError: It cannot be asked.
+        """
+        budget = self._ask("GET", f"{_unit(unit)}/budget")
+        named = [at(kind, "canaries") for kind in items(budget, "classes")]
+        return sum(len(names) for names in named if isinstance(names, list))
+
+    def wished(self, unit: str) -> Wished:
+        """Return how many replicas somebody asked for.
+
+        Raises:
+            ControlError: It cannot be asked, or does not know the unit yet.
+        """
+        state = self._ask("GET", f"{_unit(unit)}/replicas")
+        return Wished(replicas=number(state, "asked"), author=text(state, "author"))
+
+    def wish(self, unit: str, replicas: int, reason: str) -> None:
+        """Ask for a number of replicas.
+
+        Raises:
+            ControlError: It is refused, or cannot be asked for.
+        """
+        body: Object = {"replicas": replicas, "reason": reason}
+        self._ask("PUT", f"{_unit(unit)}/replicas", body=body)
+
+    def release(self, unit: str, reason: str) -> None:
+        """Take back what was asked.
+
+        Raises:
+            ControlError: It is refused, or cannot be asked for.
+        """
+        query = urllib.parse.urlencode({"reason": reason})
+        self._ask("DELETE", f"{_unit(unit)}/replicas?{query}")
 
     def _ask(
         self, method: str, path: str, *, body: Json = None, version: int | None = None
@@ -130,7 +190,7 @@ class ControlApi:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url + path, data=data, headers=headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            with self.trust.open(request, _TIMEOUT_S) as response:
                 return _object(response.read(_LONGEST_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
@@ -162,6 +222,7 @@ def _layer(layer: Object) -> Layer:
         author=text(layer, "author"),
         reason=text(layer, "reason"),
         until_unix_s=float(until) if isinstance(until, (int, float)) else None,
+        change=number(layer, "change") or 0,
     )
 
 
@@ -190,8 +251,12 @@ def _shape(policy: Policy) -> Object:
     }
 
 
+def _unit(unit: str) -> str:
+    return f"/v1/pools/{urllib.parse.quote(unit)}"
+
+
 def _path(unit: str) -> str:
-    return f"/v1/pools/{urllib.parse.quote(unit)}/policy"
+    return f"{_unit(unit)}/policy"
 
 
 def _refusal(status: int, body: bytes) -> ControlError:

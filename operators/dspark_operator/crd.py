@@ -11,6 +11,7 @@ import yaml
 from dspark.config.controller import ControllerSettings
 from dspark.config.gateway import GatewaySettings
 from dspark.config.scaling import ScalingSettings
+from dspark.config.vllm_engine import VllmEngineSettings
 from dspark_operator import GROUP, VERSION
 from dspark_operator.chart_schema import write_schema
 from dspark_operator.document import Object, items, part
@@ -26,7 +27,9 @@ from dspark_operator.structural import settings_schema, structural
 def service_crd() -> Object:
     """Return the CRD of DSparkService."""
     spec = structural(ServiceSpec)
-    group = part(spec, "properties", "pools", "items", "properties", "groups", "items")
+    pool = part(spec, "properties", "pools", "items")
+    _replace(pool, "vllm", settings_schema(VllmEngineSettings))
+    group = part(pool, "properties", "groups", "items")
     _replace(
         group,
         "engine",
@@ -65,6 +68,8 @@ def service_crd() -> Object:
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["name"],
             },
+            "replicas": _count("Ready verifiers."),
+            "selector": _text("Labels of the verifiers' pods, for autoscalers."),
             "gpus": _count("Most GPUs that the spec may use outside of an upgrade."),
             "endpoint": {"type": "string", "description": "Base URL inside the cluster."},
         },
@@ -80,6 +85,7 @@ def service_crd() -> Object:
             _column("Reason", _condition("Ready", "reason")),
             _column("Speculating", _condition("SpeculationActive")),
             _column("Model", ".spec.model.name"),
+            _column("Verifiers", ".status.replicas", kind="integer"),
             _column("GPUs", ".status.gpus", kind="integer"),
             _column("Age", ".metadata.creationTimestamp", kind="date"),
         ],
@@ -89,6 +95,11 @@ def service_crd() -> Object:
                 "message": f"names of child objects leave room for {MAX_NAME} characters",
             }
         ],
+        scale={
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        },
     )
 
 
@@ -171,6 +182,7 @@ def _crd(
     status: Object,
     columns: list[Object],
     rules: list[Object],
+    scale: Object | None = None,
 ) -> Object:
     schema: Object = {
         "type": "object",
@@ -205,7 +217,7 @@ def _crd(
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}, **({"scale": scale} if scale else {})},
                     "additionalPrinterColumns": [*columns],
                     "schema": {"openAPIV3Schema": schema},
                 }

@@ -25,6 +25,16 @@ def drift(desired: Object, live: Object) -> str | None:
     return f"{where} was changed by somebody else" if where else None
 
 
+def other_strategy(desired: Object, live: Object) -> bool:
+    """Say whether a Deployment would begin to replace its pods in another way.
+
+    In the middle of a rollout, and with another count besides, Kubernetes' own controller does not
+    get out of that: such a Deployment is made anew.
+    """
+    path = ("spec", "strategy", "type")
+    return desired["kind"] == "Deployment" and text(desired, *path) != text(live, *path)
+
+
 def changed_list(desired: Object, live: Object) -> tuple[str, Json] | None:
     """Return the list in which somebody changed something: (JSON pointer, as it should be).
 

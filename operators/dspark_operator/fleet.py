@@ -1,10 +1,13 @@
-"""The fleet as the running controller tells it: what is ready because it was seen to be."""
+"""The fleet: what a gateway can route to, and what the controller that leads knows now.
+
+A gateway goes on with the last fleet that it saw, so it says what is served, and not what is so:
+that is asked of the controller.
+"""
 
 import json
 from dataclasses import dataclass
 
-from dspark.core.budget import DISABLED, OFF
-from dspark_operator.document import Object, at, items, number, part, text
+from dspark_operator.document import Object, at, items, number, text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,21 +16,19 @@ class UnitReport:
 
     Attributes:
         ready: Replicas that take new work.
-        wanted: Replicas that the controller wants; None: it has no wish.
+        wanted: Replicas that the controller wants; None: it has no wish, or was not asked.
         profiled: Ready replicas with a measured cost curve.
         connected_drafters: Drafters that its verifiers work with, over all of them.
-        budget_epoch: Epoch of the newest budget; None: none was computed.
-        budget_reason: Why the budget is what it is.
-        budget_off: The budget says not to draft.
+        budget: Why the budget is what it is; None: none was computed.
+        drafting: Whether the budget has drafts at any load; None: there is none.
     """
 
     ready: int = 0
     wanted: int | None = None
     profiled: int = 0
     connected_drafters: int = 0
-    budget_epoch: int | None = None
-    budget_reason: str = ""
-    budget_off: bool = False
+    budget: str | None = None
+    drafting: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class FleetReport:
     units: dict[str, UnitReport]
 
     def unit(self, name: str) -> UnitReport:
-        """Return one unit; empty where the controller knows nothing of it."""
+        """Return one unit; empty where nothing is known of it."""
         return self.units.get(name, UnitReport())
 
 
@@ -59,8 +60,8 @@ def believed(answer: Answer, last: Answer) -> Answer:
     return last if answer.fleet is None and last.fleet is not None else answer
 
 
-def parse_fleet(body: str) -> FleetReport:
-    """Read the gateway's ``/dspark/fleet``.
+def parse_routes(body: str) -> FleetReport:
+    """Read a gateway's ``/dspark/fleet``: how many replicas of each unit it can route to.
 
     Raises:
         ValueError: It is not a fleet.
@@ -68,34 +69,27 @@ def parse_fleet(body: str) -> FleetReport:
     fleet = json.loads(body)
     if not isinstance(fleet, dict) or "members" not in fleet:
         raise ValueError("the answer is not a fleet")
-    members: dict[str, list[Object]] = {}
+    ready: dict[str, int] = {}
     for member in items(fleet, "members"):
         if text(member, "replica", "state") == "ready":
-            members.setdefault(text(member, "replica", "pool"), []).append(member)
-    pools = {text(pool, "name"): pool for pool in items(fleet, "pools")}
-    return FleetReport(
-        units={
-            name: _unit(pools.get(name, {}), members.get(name, [])) for name in {*pools, *members}
-        }
-    )
+            unit = text(member, "replica", "pool")
+            ready[unit] = ready.get(unit, 0) + 1
+    return FleetReport(units={unit: UnitReport(ready=count) for unit, count in ready.items()})
 
 
-def _unit(pool: Object, members: list[Object]) -> UnitReport:
-    buckets = items(pool, "budget", "buckets")
-    entries = [entry for bucket in buckets for entry in _entries(bucket)]
+def read_fleet(fleet: Object) -> FleetReport:
+    """Read a control API's ``/v1/fleet``."""
+    return FleetReport(units={text(pool, "name"): _unit(pool) for pool in items(fleet, "pools")})
+
+
+def _unit(pool: Object) -> UnitReport:
+    ready = [one for one in items(pool, "replicas") if text(one, "state") == "ready"]
+    budget, drafting = at(pool, "budget"), at(pool, "drafting")
     return UnitReport(
-        ready=len(members),
+        ready=len(ready),
         wanted=number(pool, "wanted_replicas"),
-        profiled=sum(bool(items(member, "replica", "curve", "points")) for member in members),
-        connected_drafters=sum(
-            number(member, "load", "connected_drafters") or 0 for member in members
-        ),
-        budget_epoch=number(pool, "budget", "epoch"),
-        budget_reason=text(part(pool, "budget"), "reason"),
-        budget_off=bool(entries) and all(entry in (OFF, DISABLED) for entry in entries),
+        profiled=sum(bool(text(one, "curve_version")) for one in ready),
+        connected_drafters=sum(number(one, "connected_drafters") or 0 for one in ready),
+        budget=budget if isinstance(budget, str) else None,
+        drafting=drafting if isinstance(drafting, bool) else None,
     )
-
-
-def _entries(bucket: Object) -> list[int]:
-    found = at(bucket, "draft_tokens")
-    return [entry for entry in found if isinstance(entry, int)] if isinstance(found, list) else []

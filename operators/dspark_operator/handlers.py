@@ -5,6 +5,7 @@ from what is there, so an operator that was killed half-way goes on where it was
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,18 +15,23 @@ from kubernetes.dynamic.exceptions import ApiException
 from dspark_operator import API_VERSION, GROUP, VERSION, names
 from dspark_operator.document import Object, items, number, part, text
 from dspark_operator.fleet import Answer
-from dspark_operator.govern import govern, is_available, tell_that_it_is_gone
+from dspark_operator.govern import bring_sizes, govern, is_available, tell_that_it_is_gone
 from dspark_operator.hands import Hands, reason_of
-from dspark_operator.look import key_of, of_component, unschedulable
-from dspark_operator.manifests import ray
+from dspark_operator.look import key_of, of_component
+from dspark_operator.manifests import certificates, ray
 from dspark_operator.manifests.render import applicable, render
+from dspark_operator.observed import Observed
 from dspark_operator.pair import PairCheck, read_check
 from dspark_operator.rollout import Step, StepKind, next_step
 from dspark_operator.settings import drain_s, gateway_process
 from dspark_operator.spec.parse import Service, SpecError, parse_service
-from dspark_operator.status import Observed, broken_status, hindered_status, obstacle, status_of
+from dspark_operator.status import broken_status, hindered_status, obstacle, status_of
+from dspark_operator.switch import as_running, held_switch
 from dspark_operator.teardown import Left, Stop, next_stop
+from dspark_operator.trouble import failing, unhealthy, unschedulable
+from dspark_operator.trust import problem_of
 
+CERTIFICATE = f"{certificates.API_VERSION}/Certificate"
 _SPARE_DRAIN_S = 300.0
 _STOP_RETRIES = 2000  # two seconds apart: beyond the patience of any spec
 _SERVICES = (GROUP, VERSION, "dsparkservices")
@@ -58,6 +64,7 @@ def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> 
     before = part(document, "status")
     with hands.lock(text(document, "metadata", "uid")):
         try:
+            hands.look_around()
             service = parse_service(document)
             children = render(service, hands.release, hands.cluster)
         except SpecError as error:
@@ -65,9 +72,10 @@ def reconcile(body: kopf.Body, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> 
             status = broken_status(generation, "InvalidSpec", str(error), before, timestamp=_now())
         else:
             try:
-                seen = _carry_out(hands, service, children, before)
+                seen, running = _carry_out(hands, service, children, before)
                 if is_available(seen.controller):
-                    govern(hands, service)
+                    govern(hands, running)
+                    seen = replace(seen, sizes_problem=bring_sizes(hands, running))
             except ApiException as error:
                 told = reason_of(error)
                 generation = number(document, "metadata", "generation") or 0
@@ -137,8 +145,10 @@ def policy(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
             govern(hands, service)
 
 
-def _carry_out(hands: Hands, service: Service, children: list[Object], before: Object) -> Observed:
-    """Write what differs and return what was seen."""
+def _carry_out(
+    hands: Hands, service: Service, children: list[Object], before: Object
+) -> tuple[Observed, Service]:
+    """Write what differs; return what was seen, and the service as its processes speak now."""
     eyes = hands.eyes
     *plain, desired_ray = children
     taken, missing = applicable(plain, hands.cluster)
@@ -151,27 +161,58 @@ def _carry_out(hands: Hands, service: Service, children: list[Object], before: O
     check = PairCheck()
     if jobs:
         check = read_check(jobs[0], live.get(key_of(jobs[0])), pods)
-    if check.step is None:
+    left = len(of_component(pods, names.ENGINE, names.HEAD))
+    at = ("Deployment", names.child(service, names.GATEWAY))
+    gateway = live.get(at)
+    (desired_gateway,) = [child for child in taken if key_of(child) == at]
+    switch = held_switch(desired_gateway, gateway, live_ray, left)
+    instead = _lacking(hands, service) or check.step or switch
+    if instead is None:
         refused += hands.bring_about(service, [c for c in taken if c not in first], live)
         hands.prune(service, taken, live)
     if refused:
         step = Step(kind=StepKind.HOLD, reason="Refused", message="; ".join(refused))
     else:
-        left = len(of_component(pods, names.ENGINE, names.HEAD))
-        step = check.step or _ray_step(hands, service, desired_ray, live_ray, left)
-    gateway = live.get(("Deployment", names.child(service, names.GATEWAY)))
-    answer = hands.fleet(service) if gateway is not None else Answer(problem="no gateway")
+        step = instead or _ray_step(hands, service, desired_ray, live_ray, left)
+    controller = live.get(("Deployment", names.child(service, names.CONTROLLER)))
+    trouble = unhealthy(live_ray) | failing(pods)
+    why = trouble.get(names.CONTROLLER, "")
+    running = service if switch is None else as_running(service, gateway, controller)
+    routes = hands.routes(running) if gateway is not None else Answer(problem="no gateway")
+    fleet = Answer(problem=f"no controller pod is available{why and f': {why}'}")
+    if is_available(controller):
+        fleet = hands.fleet(running)
     seen = Observed(
         step=step,
         ray_service=live_ray,
         gateway=gateway,
-        controller=live.get(("Deployment", names.child(service, names.CONTROLLER))),
-        fleet=answer.fleet,
-        fleet_problem=answer.problem,
+        controller=controller,
+        routes=routes.fleet,
+        routes_problem=routes.problem,
+        fleet=fleet.fleet,
+        fleet_problem=fleet.problem,
         unschedulable=unschedulable(pods),
+        failing=trouble,
         missing_kinds=tuple(missing),
     )
-    return _with_first_token(hands, service, seen, before)
+    return _with_first_token(hands, running, seen, before), running
+
+
+def _lacking(hands: Hands, service: Service) -> Step | None:
+    """Return what holds a service back whose pods could not even start."""
+    tls = service.spec.tls
+    if tls is None:
+        return None
+    if tls.issuer_ref is not None and CERTIFICATE not in hands.cluster.kinds:
+        message = f"spec.tls.issuerRef: the cluster does not serve {CERTIFICATE}: install it, or "
+        message += "give spec.tls.secretName"
+        return Step(kind=StepKind.HOLD, reason="CertManagerMissing", message=message)
+    authority = hands.trust(service).authority
+    problem = problem_of(authority) if authority else "not there, or without the key ca.crt"
+    if not problem:
+        return None
+    where = f"spec.tls.authorityConfigMapName: ConfigMap {tls.authority_config_map_name}"
+    return Step(kind=StepKind.HOLD, reason="AuthorityMissing", message=f"{where}: {problem}")
 
 
 def _ray_step(
@@ -200,7 +241,8 @@ def _with_first_token(hands: Hands, service: Service, seen: Observed, before: Ob
     if was_ready and number(before, "observedGeneration") == service.generation:
         problem = ""
     else:
-        problem = hands.ask_token(hands.url(service), service.spec.model.name)
+        model = service.spec.model.name
+        problem = hands.ask_token(hands.url(service), model, hands.trust(service))
     return seen.with_first_token(problem)
 
 

@@ -21,6 +21,7 @@ OPTIONAL_KINDS = (
     ("monitoring.coreos.com/v1", "PodMonitor"),
     ("monitoring.coreos.com/v1", "PrometheusRule"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    ("cert-manager.io/v1", "Certificate"),
 )
 PLAIN_KINDS = (
     ("v1", "ServiceAccount"),
@@ -42,17 +43,28 @@ def key_of(manifest: Object) -> Key:
     return text(manifest, "kind"), text(manifest, "metadata", "name")
 
 
+def ask_cluster(client: DynamicClient) -> Cluster:
+    """Return what the cluster can take."""
+    minor = "".join(filter(str.isdigit, VersionApi(client.client).get_code().minor))
+    known = {api: _kinds_of(client, api) for api in dict(OPTIONAL_KINDS)}
+    served = {f"{api}/{kind}" for api, kind in OPTIONAL_KINDS if kind in known[api]}
+    return Cluster(minor=int(minor or 0), kinds=frozenset(served))
+
+
+def _kinds_of(client: DynamicClient, api_version: str) -> set[str]:
+    """Ask for the kinds of a group now; the client's own list is as old as the process."""
+    try:
+        answer = client.request("get", f"/apis/{api_version}", serialize=False)
+    except NotFoundError:
+        return set()
+    return {text(entry, "kind") for entry in items(json.loads(answer.data), "resources")}
+
+
 class Eyes:
     """Reads objects as plain documents."""
 
     def __init__(self, client: DynamicClient) -> None:
         self._client = client
-
-    def cluster(self) -> Cluster:
-        """Return what the cluster can take."""
-        minor = "".join(filter(str.isdigit, VersionApi(self._client.client).get_code().minor))
-        served = {f"{api}/{kind}" for api, kind in OPTIONAL_KINDS if self._served(api, kind)}
-        return Cluster(minor=int(minor or 0), kinds=frozenset(served))
 
     def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
         """Return one object, or None where it, or its whole kind, does not exist."""
@@ -125,23 +137,6 @@ def unwanted(live: dict[Key, Object], desired: list[Object], uid: str) -> list[O
         and key[0] in prunable
         and any(text(owner, "uid") == uid for owner in items(child, "metadata", "ownerReferences"))
     ]
-
-
-def unschedulable(pods: list[Object]) -> dict[str, str]:
-    """Return by unit what the scheduler says of pods that find no node."""
-    told: dict[str, str] = {}
-    for pod in pods:
-        labels = pod.get("metadata", {})
-        pool = text(labels, "labels", names.POOL_LABEL)
-        group = text(labels, "labels", names.GROUP_LABEL)
-        for condition in items(pod, "status", "conditions"):
-            if (
-                pool
-                and text(condition, "type") == "PodScheduled"
-                and text(condition, "reason") == "Unschedulable"
-            ):
-                told[f"{pool}-{group}"] = text(condition, "message")
-    return told
 
 
 def of_component(pods: list[Object], *components: str) -> list[Object]:

@@ -1,5 +1,6 @@
 """Names, labels, ports and paths that child objects agree on."""
 
+from dspark.config.tls import TlsSettings
 from dspark_operator import GROUP
 from dspark_operator.document import Object
 from dspark_operator.spec.parse import Service
@@ -13,6 +14,10 @@ METRICS_PORT = "engine"
 """Begins the names of the engines' metrics ports: one for each that shares a pod."""
 
 CONFIG_DIR = "/etc/dspark"
+TLS_NAME = str(TlsSettings.model_fields["server_name"].default)
+"""In the certificate of every process, whatever its address."""
+TLS_DIR = "/etc/dspark-tls"
+"""Beside the other folder, and not in it: that one is a read-only volume."""
 STATE_DIR = "/var/lib/dspark"
 MODELS_DIR = "/models"
 
@@ -51,20 +56,29 @@ def controller_address(service: Service) -> str:
 
 def control_url(service: Service) -> str:
     """Return the base URL of the control API inside the cluster."""
-    return f"http://{_controller_host(service)}:{CONTROL_API_PORT}"
+    scheme = "https" if service.spec.has_https("api") else "http"
+    return f"{scheme}://{_controller_host(service)}:{CONTROL_API_PORT}"
 
 
 def gateway_url(service: Service) -> str:
     """Return the base URL of the gateway inside the cluster."""
     port = service.spec.gateway.service.port
-    suffix = "" if port == 80 else f":{port}"
-    return f"http://{child(service, GATEWAY)}.{service.namespace}.svc{suffix}"
+    scheme, usual = ("https", 443) if service.spec.has_https("gateway") else ("http", 80)
+    suffix = "" if port == usual else f":{port}"
+    return f"{scheme}://{child(service, GATEWAY)}.{service.namespace}.svc{suffix}"
 
 
 def _controller_host(service: Service) -> str:
     several = service.spec.controller.store.type == "Redis"
     component = CONTROLLERS if several else CONTROLLER
     return f"{child(service, component)}.{service.namespace}.svc"
+
+
+def certificate_secret(service: Service, component: str) -> str:
+    """Return the Secret with a component's certificate and key; Ray's head has the engines'."""
+    tls = service.spec.tls
+    assert tls is not None
+    return tls.secret_name or child(service, f"{ENGINE if component == HEAD else component}-tls")
 
 
 def selector(service: Service, component: str | None = None) -> Object:

@@ -6,6 +6,7 @@ from enum import Enum
 from dspark_operator import names
 from dspark_operator.document import Object, items, number, text
 from dspark_operator.rollout import Step, StepKind
+from dspark_operator.trouble import failing
 
 
 class Verdict(Enum):
@@ -71,9 +72,11 @@ def read_check(desired: Object | None, live: Object | None, pods: list[Object]) 
             message=f"target and drafter could not be compared: {why}; see the pods of Job {name}, "
             "and delete the Job to try again",
         )
-    return PairCheck(
-        verdict=Verdict.RUNNING, message=f"Job {name} compares target and drafter first"
-    )
+    told = f"Job {name} compares target and drafter first"
+    stuck = failing(pods).get(names.PAIR_CHECK)
+    if stuck is not None:
+        told += f", and does not get on: {stuck}"
+    return PairCheck(verdict=Verdict.RUNNING, message=told)
 
 
 def _last_words(pods: list[Object], job: str) -> str:

@@ -37,6 +37,7 @@ class Facts:
         nodes: Nodes.
         storage_classes: Storage classes.
         claims: PersistentVolumeClaims of the service's namespace by name.
+        authorities: ConfigMaps of that namespace with the key ``ca.crt``.
     """
 
     minor: int
@@ -44,6 +45,7 @@ class Facts:
     nodes: list[Object] | None
     storage_classes: list[Object] | None
     claims: Mapping[str, Object] | None
+    authorities: frozenset[str] | None = None
 
 
 def findings(facts: Facts, service: Service | None = None) -> list[Finding]:
@@ -53,6 +55,7 @@ def findings(facts: Facts, service: Service | None = None) -> list[Finding]:
         found.append(_gpus(facts))
     else:
         found += _claims(facts, service)
+        found += _authority(facts, service)
         found += [_room(facts, pool.unit(group), group) for pool, group in service.spec.units()]
     return found
 
@@ -80,6 +83,10 @@ def _kinds(facts: Facts, service: Service | None) -> Iterator[Finding]:
     if service.spec.observability.monitors:
         monitor = "monitoring.coreos.com/v1/PodMonitor"
         yield _kind(facts, monitor, "missing", "the Prometheus operator, which the spec asks for")
+    tls = service.spec.tls
+    if tls is not None and tls.issuer_ref is not None:
+        certificate = "cert-manager.io/v1/Certificate"
+        yield _kind(facts, certificate, "missing", "cert-manager, which the spec asks for")
     if service.spec.gateway.http_route is not None:
         route = "gateway.networking.k8s.io/v1/HTTPRoute"
         yield _kind(facts, route, "missing", "the Gateway API, which the spec asks for")
@@ -145,6 +152,23 @@ def _claims(facts: Facts, service: Service) -> Iterator[Finding]:
         level: Level = "ok" if shared else "warning"
         told = "" if shared else ": only one node at a time can mount it, so all pods share it"
         yield Finding(level=level, message=f"the {kind}'s PersistentVolumeClaim {name}{told}")
+
+
+def _authority(facts: Facts, service: Service) -> Iterator[Finding]:
+    tls = service.spec.tls
+    if tls is None:
+        return
+    name = tls.authority_config_map_name
+    if facts.authorities is None:
+        yield Finding(level="warning", message=f"ConfigMap {name}: no right to look")
+    elif name in facts.authorities:
+        yield Finding(level="ok", message=f"ConfigMap {name} has the service's authority")
+    else:
+        yield Finding(
+            level="missing",
+            message=f"ConfigMap {name} with the key ca.crt is not in namespace "
+            f"{service.namespace}: kubectl create configmap {name} --from-file=ca.crt",
+        )
 
 
 def _gpus(facts: Facts) -> Finding:

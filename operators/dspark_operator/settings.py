@@ -10,8 +10,9 @@ from dspark.config.controller import ControllerSettings
 from dspark.config.gateway import GatewayProcess, GatewaySettings
 from dspark.config.scaling import ScalingSettings
 from dspark.config.system import SystemSettings
+from dspark.config.vllm_engine import VllmEngineSettings
 from dspark_operator import names
-from dspark_operator.document import Object
+from dspark_operator.document import Object, part
 from dspark_operator.spec.front import CONTROLLER_RESERVED, GATEWAY_RESERVED, OPERATORS_TOKEN
 from dspark_operator.spec.model import ModelSource
 from dspark_operator.spec.parse import Service, SpecError
@@ -45,6 +46,20 @@ def location(source: ModelSource, kind: str) -> str:
     return f"builtin:{source.builtin}" if source.builtin else f"{names.MODELS_DIR}/{kind}"
 
 
+def tls_settings(service: Service) -> Object:
+    """Return what every process is told of TLS, as ``{"tls": ...}``; empty without TLS."""
+    tls = service.spec.tls
+    if tls is None:
+        return {}
+    files: Object = {
+        "certificate": f"{names.TLS_DIR}/tls.crt",
+        "key": f"{names.TLS_DIR}/tls.key",
+        "authority": f"{names.TLS_DIR}/ca.crt",
+        "plain_http": [*tls.plain_http],
+    }
+    return {"tls": files}
+
+
 def engine_system(service: Service, pool: Pool, group: Group) -> Object:
     """Return SystemSettings of one unit, as JSON.
 
@@ -59,7 +74,7 @@ def engine_system(service: Service, pool: Pool, group: Group) -> Object:
         "replicas": 1,
         "min_replicas": 1,
         "max_replicas": 1,
-        "num_gpus": group.resources.gpus() / group.replicas_per_pod,
+        "num_gpus": group.gpus_per_replica,
         "resources": {ray_resource(unit): 1.0},
         "settings": settings,
     }
@@ -74,7 +89,7 @@ def engine_system(service: Service, pool: Pool, group: Group) -> Object:
             **_pair(service),
             "page_tokens": spec.model.page_tokens,
             "rows_dtype": spec.model.rows_dtype,
-            "device": group.device or ("cuda" if group.resources.gpus() else "cpu"),
+            "device": group.torch_device,
             "threads": group.threads or _threads(group),
             "min_accepted_length": spec.speculation.min_accepted_length,
         },
@@ -86,10 +101,18 @@ def engine_system(service: Service, pool: Pool, group: Group) -> Object:
             "metrics_port_min": spec.network.metrics_port_min,
             "metrics_port_max": spec.network.metrics_port_max,
             "controller": names.controller_address(service),
+            **tls_settings(service),
         },
         "pools": pools,
         "ray": dict(RAY_SETTINGS),
     }
+    if pool.runtime == "vllm":
+        own |= {"engine": "vllm", "vllm": settings_from(pool.vllm or {}, VllmEngineSettings)}
+        part(pools, "prefill")["replicas"] = 0
+        if pool.vllm_settings.drafts != "pool":
+            pools["drafter"] = {"replicas": 0}
+        # Not used here, but checked against the engine.
+        system["gateway"] = {"speculation_mode": "rejection"}
     _check(SystemSettings, system, f"spec.pools[{pool.name}].groups[{group.name}]")
     return system
 
@@ -100,11 +123,13 @@ def gateway_process(service: Service) -> Object:
     settings: Object = {
         "stop_grace_s": 5.0,
         "drain_s": 120.0,
+        **({"speculation_mode": "rejection"} if service.spec.has_vllm() else {}),
         **given,
         "host": "0.0.0.0",
         "port": names.GATEWAY_PORT,
         "controller": names.controller_address(service),
         "fleet_file": f"{names.STATE_DIR}/fleet.json",
+        **tls_settings(service),
     }
     pair = _pair(service)
     process: Object = {
@@ -147,6 +172,8 @@ def controller_process(service: Service, token_sha256: str) -> Object:
             pool.unit(group): group.replicas.start for pool, group in spec.units()
         },
         "scaling": _scaling(service),
+        "gateway_url": names.gateway_url(service),
+        **tls_settings(service),
         **_store(service),
     }
     _check(ControllerSettings, settings, "spec.controller")

@@ -4,57 +4,21 @@
 ``VerifierReady`` may be False while ``Ready`` is True: then the same text comes, more slowly.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-
 from dspark_operator import names
 from dspark_operator.conditions import Condition, fails, holds, merge, unknown
-from dspark_operator.document import Json, Object, items, number, part, text
-from dspark_operator.fleet import FleetReport
-from dspark_operator.rollout import Step, StepKind
-from dspark_operator.settings import application_name
+from dspark_operator.counts import pool_status, ready_verifiers, verifier_pods
+from dspark_operator.document import Object, items, number, text
+from dspark_operator.observed import Observed
+from dspark_operator.rollout import StepKind
 from dspark_operator.spec.parse import Service
-from dspark_operator.spec.pools import Pool, Role
+from dspark_operator.spec.pools import Role
 
 CONDITIONS = (
     "Ready", "Reconciling", "Stalled", "PrefillReady", "DrafterReady", "VerifierReady",
     "RouterReady", "ProfileReady", "BudgetPublished", "ScalingReady", "SpeculationActive",
 )  # fmt: skip
 
-_NOT_ASKED = "the fleet cannot be asked: "
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """What was seen in one look.
-
-    Attributes:
-        step: The rollout's decision on what was seen.
-        ray_service: The RayService, if it exists.
-        gateway: The gateway's Deployment, if it exists.
-        controller: The controller's Deployment, if it exists.
-        fleet: What the running controller says; None: it could not be asked.
-        fleet_problem: Why it could not be asked.
-        first_token: Whether a token came through the gateway; None: not tried.
-        first_token_problem: What came instead.
-        unschedulable: By unit: what the scheduler says of pods that find no node.
-        missing_kinds: Optional kinds that the cluster does not know.
-    """
-
-    step: Step
-    ray_service: Object | None = None
-    gateway: Object | None = None
-    controller: Object | None = None
-    fleet: FleetReport | None = None
-    fleet_problem: str = ""
-    first_token: bool | None = None
-    first_token_problem: str = ""
-    unschedulable: Mapping[str, str] = field(default_factory=dict)
-    missing_kinds: tuple[str, ...] = ()
-
-    def with_first_token(self, problem: str) -> "Observed":
-        """Return this with the answer to a request for one token; "" is a token."""
-        return replace(self, first_token=not problem, first_token_problem=problem)
+_NOT_ASKED = "the controller cannot be asked: "
 
 
 def status_of(service: Service, seen: Observed, before: Object, *, timestamp: str) -> Object:
@@ -67,7 +31,9 @@ def status_of(service: Service, seen: Observed, before: Object, *, timestamp: st
             generation=service.generation,
             timestamp=timestamp,
         ),
-        "pools": [_pool_status(service, pool, seen) for pool in service.spec.pools],
+        "pools": [pool_status(service, pool, seen) for pool in service.spec.pools],
+        "replicas": ready_verifiers(service, seen, before),
+        "selector": verifier_pods(service),
         "gpus": service.spec.gpus(),
         "endpoint": f"{names.gateway_url(service)}/v1",
     }
@@ -131,10 +97,13 @@ def obstacle(service: Service, seen: Observed) -> Condition | None:
     router = _router(seen)
     if router.status != "True":
         return router
-    if seen.fleet is None:
-        return _role(service, "verifier", seen)
-    if not any(seen.fleet.unit(unit).ready for unit in service.spec.verifier_units()):
-        return fails("VerifierReady", "NoVerifierReady", _role(service, "verifier", seen).message)
+    if seen.routes is None:
+        return unknown("RouterReady", "RoutesUnknown", f"no gateway answers: {seen.routes_problem}")
+    if not any(seen.routes.unit(unit).ready for unit in service.spec.verifier_units()):
+        told = [f"{unit}: {seen.failing[unit]}" for unit in service.spec.verifier_units()
+                if unit in seen.failing]  # fmt: skip
+        why = f" ({'; '.join(told)})" if told else ""
+        return fails("VerifierReady", "NoVerifierReady", f"no gateway knows a verifier{why}")
     return None
 
 
@@ -168,6 +137,9 @@ def _router(seen: Observed) -> Condition:
         return fails("RouterReady", "Creating", "the gateway does not exist yet")
     available = number(deployment, "status", "availableReplicas") or 0
     if available < 1:
+        why = seen.failing.get(names.GATEWAY)
+        if why:
+            return fails("RouterReady", "PodsFailing", f"the gateway's {why}")
         return fails("RouterReady", "NoGatewayReady", "no gateway pod is available")
     return holds("RouterReady", "Available", f"{available} gateway pods are available")
 
@@ -187,7 +159,7 @@ def _role(service: Service, role: Role, seen: Observed) -> Condition:
             unit = pool.unit(group)
             ready = seen.fleet.unit(unit).ready
             if ready < group.replicas.min:
-                why = seen.unschedulable.get(unit)
+                why = seen.unschedulable.get(unit) or seen.failing.get(unit)
                 short.append(
                     f"{unit} has {ready} of {group.replicas.min}" + (f" ({why})" if why else "")
                 )
@@ -214,10 +186,10 @@ def _budget(service: Service, seen: Observed) -> Condition:
         return unknown("BudgetPublished", "FleetUnknown", _NOT_ASKED + seen.fleet_problem)
     for unit in service.spec.verifier_units():
         report = seen.fleet.unit(unit)
-        if report.budget_epoch is None:
+        if report.budget is None:
             return fails("BudgetPublished", "MetricsMissing", f"{unit} has no budget yet")
     reasons = {
-        unit: seen.fleet.unit(unit).budget_reason.partition(":")[0]
+        unit: (seen.fleet.unit(unit).budget or "").partition(":")[0]
         for unit in service.spec.verifier_units()
     }
     told = "; ".join(f"{unit}: {reason}" for unit, reason in reasons.items())
@@ -228,6 +200,8 @@ def _scaling(seen: Observed) -> Condition:
     if seen.unschedulable:
         told = "; ".join(f"{unit}: {why}" for unit, why in sorted(seen.unschedulable.items()))
         return fails("ScalingReady", "InsufficientCapacity", told)
+    if seen.sizes_problem:
+        return unknown("ScalingReady", "ControllerUnknown", seen.sizes_problem)
     if seen.missing_kinds:
         message = f"the cluster does not serve {', '.join(seen.missing_kinds)}"
         return fails("ScalingReady", "KindMissing", message)
@@ -244,39 +218,8 @@ def _speculation(service: Service, seen: Observed, drafter: Condition) -> Condit
     if not any(seen.fleet.unit(unit).ready for unit in drafters):
         return fails(kind, "NoDrafterReady", "no drafter is ready: sessions decode plainly")
     reports = [seen.fleet.unit(unit) for unit in service.spec.verifier_units()]
-    if all(report.budget_off for report in reports):
+    if all(report.drafting is False for report in reports):
         return fails(kind, "BudgetOff", "at the present load drafting does not pay")
     if not any(report.connected_drafters for report in reports):
         return fails(kind, "NotConnected", "no verifier is connected to a drafter")
     return holds(kind, "Drafting", "verifiers are connected to drafters")
-
-
-def _pool_status(service: Service, pool: Pool, seen: Observed) -> Object:
-    replicas = ready = updated = 0
-    for group in pool.groups:
-        unit = pool.unit(group)
-        report = seen.fleet.unit(unit) if seen.fleet is not None else None
-        wanted = report.wanted if report is not None else None
-        replicas += group.replicas.start if wanted is None else wanted
-        ready += report.ready if report is not None else 0
-        if report is not None and _is_current(unit, seen):
-            updated += report.ready
-    made: dict[str, Json] = {
-        "name": pool.name,
-        "role": pool.role,
-        "replicas": replicas,
-        "readyReplicas": ready,
-        "updatedReplicas": updated,
-    }
-    return made
-
-
-def _is_current(unit: str, seen: Observed) -> bool:
-    """Say whether what runs is of the newest revision: applied, taken up, and settled."""
-    live = seen.ray_service
-    if seen.step.kind is not StepKind.NOTHING or live is None:
-        return False
-    if number(live, "status", "observedGeneration") != number(live, "metadata", "generation"):
-        return False
-    applications = part(live, "status", "activeServiceStatus", "applicationStatuses")
-    return text(applications.get(application_name(unit)), "status") == "RUNNING"

@@ -96,7 +96,12 @@ def _node(node: Object, defs: Object) -> Object:
                 name: _node(field, defs) for name, field in value.items() if isinstance(field, dict)
             }
         elif key in ("items", "additionalProperties") and isinstance(value, dict):
-            made[key] = _node(value, defs)
+            entry = _node(value, defs)
+            if entry:
+                made[key] = entry
+            else:
+                # Values of any kind, which a structural schema can only leave alone.
+                made["x-kubernetes-preserve-unknown-fields"] = True
         elif key == "maxProperties":
             made[key] = value
     choices = made.get("enum")

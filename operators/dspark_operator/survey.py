@@ -23,6 +23,7 @@ def survey(client: DynamicClient, namespace: str) -> Facts:
     minor = "".join(filter(str.isdigit, VersionApi(client.client).get_code().minor))
     names = [f"{api}/{kind}" for api, kind in OPTIONAL_KINDS] + [OWN, RAY_SERVICE]
     claims = _listed(client, "v1", "PersistentVolumeClaim", namespace)
+    config_maps = _listed(client, "v1", "ConfigMap", namespace)
     return Facts(
         minor=int(minor or 0),
         served=frozenset(name for name in names if _served(client, *name.rsplit("/", 1))),
@@ -31,7 +32,12 @@ def survey(client: DynamicClient, namespace: str) -> Facts:
         claims=(
             None if claims is None else {text(claim, "metadata", "name"): claim for claim in claims}
         ),
+        authorities=None if config_maps is None else _authorities(config_maps),
     )
+
+
+def _authorities(config_maps: list[Object]) -> frozenset[str]:
+    return frozenset(text(c, "metadata", "name") for c in config_maps if text(c, "data", "ca.crt"))
 
 
 def _served(client: DynamicClient, api_version: str, kind: str) -> bool:

@@ -25,16 +25,21 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 from dspark.config.drafter import DrafterSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
-from dspark.config.pools import DrafterPool, PrefillPool, VerifierPool
+from dspark.config.pools import DrafterPool, PoolSettings, PrefillPool, VerifierPool
 from dspark.config.prefill import PrefillSettings
 from dspark.config.system import SystemSettings
+from dspark.config.tls import TlsSettings
 from dspark.config.verifier import VerifierSettings
+from dspark.config.vllm_engine import VllmEngineSettings
+from dspark.rpc.credentials import open_credentials
 from dspark.rpc.wanted import WantedReplicas
 
 log = logging.getLogger(__name__)
 
 POOLS = ("prefill", "drafter", "verifier")
 _STATUS_PERIOD_S = 0.5
+_STEADY_STATUS_PERIOD_S = 4.0
+"""While nothing changes: one look costs Ray Serve and this process 50 ms of CPU."""
 _START_ATTEMPTS = 3
 
 
@@ -57,13 +62,14 @@ class ReplicaHost(Protocol):
 class FollowPlan:
     """Autoscaling policy: as many replicas as the controller wants.
 
-    Ray Serve calls it ten times a second from its control loop, with or without traffic and
-    also at zero replicas, so it only reads what a thread keeps up to date.  While the controller
+    Ray Serve calls it in every turn of its control loop, with or without traffic and also at zero
+    replicas, so it only reads what a thread keeps up to date.  While the controller
     is unreachable, or has no wish, the present target stays.
     """
 
-    def __init__(self, controller: str, pool: str) -> None:
-        self._wanted = WantedReplicas(controller, pool)
+    def __init__(self, controller: str, pool: str, tls: Mapping[str, Any] | None = None) -> None:
+        settings = None if tls is None else TlsSettings.model_validate(tls)
+        self._wanted = WantedReplicas(controller, pool, open_credentials(settings))
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Return the wish; Ray Serve bounds it by the pool's limits."""
@@ -117,6 +123,9 @@ def build_pool(args: Mapping[str, Any]) -> serve.Application:
         "endpoint": system.endpoint.model_dump(mode="json"),
         "settings": pool.settings.model_dump(mode="json"),
     }
+    vllm = _vllm_of(pool)
+    if vllm is not None:
+        config["vllm"] = vllm.model_dump(mode="json")
     deployment = serve.deployment(
         PoolReplica,
         name=name,
@@ -134,6 +143,7 @@ def build_pool(args: Mapping[str, Any]) -> serve.Application:
                 policy_kwargs={
                     "controller": system.endpoint.controller,
                     "pool": pool.settings.pool,
+                    **_tls_of(system.endpoint),
                 },
             ),
         ),
@@ -141,15 +151,47 @@ def build_pool(args: Mapping[str, Any]) -> serve.Application:
         health_check_timeout_s=system.ray.health_check_timeout_s,
         graceful_shutdown_timeout_s=pool.settings.drain_s + system.ray.stop_margin_s,
         graceful_shutdown_wait_loop_s=0.1,
+        placement_group_bundles=None if vllm is None else _bundles(pool, vllm),
         ray_actor_options={
             "num_cpus": pool.num_cpus,
             "num_gpus": pool.num_gpus,
             "resources": pool.resources,
-            # Before torch is imported, or each engine takes every core of the node.
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(model.threads)}},
+            "runtime_env": _runtime_env(model, vllm),
         },
     )
     return deployment.bind()
+
+
+def _vllm_of(pool: PrefillPool | DrafterPool | VerifierPool) -> VllmEngineSettings | None:
+    """How vLLM is run in this pool; None where it is not."""
+    if isinstance(pool, VerifierPool) and pool.engine == "vllm":
+        return pool.engine_settings
+    return None
+
+
+def _bundles(pool: PoolSettings, vllm: VllmEngineSettings) -> list[dict[str, float]] | None:
+    """One bundle with all devices of a split target: Ray Serve holds it, and vLLM's workers live
+    in it as processes of the replica, for vLLM cannot make a placement group inside an actor."""
+    if vllm.tensor_parallel_size == 1:
+        return None
+    return [{"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}]
+
+
+def _runtime_env(model: ModelSettings, vllm: VllmEngineSettings | None) -> dict[str, Any]:
+    # Before torch is imported, or each engine takes every core of the node.
+    variables = {"OMP_NUM_THREADS": str(model.threads)}
+    if vllm is None:
+        return {"env_vars": variables}
+    variables["VLLM_NO_USAGE_STATS"] = "1"
+    if model.device == "cpu":
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # replicas may share their cores
+    python = {} if vllm.python is None else {"py_executable": str(Path(vllm.python).expanduser())}
+    return {"env_vars": variables, **python}
+
+
+def _tls_of(endpoint: EndpointSettings) -> dict[str, Any]:
+    """Return the policy's own part of TLS: Serve's controller asks ours, too."""
+    return {} if endpoint.tls is None else {"tls": endpoint.tls.model_dump(mode="json")}
 
 
 def _pool_settings(system: SystemSettings, name: str) -> PrefillPool | DrafterPool | VerifierPool:
@@ -178,9 +220,14 @@ def _build_host(config: Mapping[str, Any], *, name: str) -> ReplicaHost:
             drafter = DrafterSettings.model_validate(config["settings"])
             return DrafterReplica(model, endpoint, drafter, name=name)
         case _:
+            verifier = VerifierSettings.model_validate(config["settings"])
+            if "vllm" in config:
+                from dspark.engines.vllm.replica import VllmReplica
+
+                vllm = VllmEngineSettings.model_validate(config["vllm"])
+                return VllmReplica(model, endpoint, verifier, vllm, name=name)
             from dspark.verifier.replica import VerifierReplica
 
-            verifier = VerifierSettings.model_validate(config["settings"])
             return VerifierReplica(model, endpoint, verifier, name=name)
 
 
@@ -207,12 +254,13 @@ def run(system: SystemSettings, *, scratch: Path, status: Path, stop: threading.
             if system.model.drafter is not None or name != "drafter"
         ]
         serve.run_many(targets, wait_for_applications_running=False)
-        published = ""
-        while not stop.wait(_STATUS_PERIOD_S):
+        published, pause_s = "", _STATUS_PERIOD_S
+        while not stop.wait(pause_s):
             text = json.dumps(_pool_states(), sort_keys=True)
+            pause_s = min(2 * pause_s, _STEADY_STATUS_PERIOD_S)
             if text != published:
                 _write(status, text)
-                published = text
+                published, pause_s = text, _STATUS_PERIOD_S
     finally:
         # Replicas drain while their applications are deleted.
         for name in POOLS:

@@ -1,6 +1,6 @@
 import pytest
 
-from dspark.bench.arms import across, parse_arm, parse_arms, parse_topologies
+from dspark.bench.arms import across, parse_arm, parse_arms, parse_latencies, parse_topologies
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,26 @@ def test_arms_that_draft_come_in_every_topology_and_off_once() -> None:
     ]
     (off, _) = across(parse_arms("off,fixed:2"), parse_topologies("disaggregated"))
     assert (off.name, off.topology) == ("off", "disaggregated")
+
+
+def test_arms_that_draft_come_at_every_distance_and_off_once() -> None:
+    arms = across(
+        parse_arms("off,adaptive"), parse_topologies("disaggregated,colocated"), (0.0, 5.0)
+    )
+    assert [(arm.name, arm.kind, arm.place) for arm in arms] == [
+        ("adaptive", "adaptive", ("disaggregated", 0.0)),
+        ("adaptive@5ms", "adaptive", ("disaggregated", 5.0)),
+        ("off", "off", ("colocated", 0.0)),
+        ("adaptive@colocated", "adaptive", ("colocated", 0.0)),
+    ]
+    far = across(parse_arms("off,fixed:2"), parse_topologies("disaggregated"), (2.5,))
+    assert [(arm.name, arm.latency_ms) for arm in far] == [("off", 2.5), ("fixed:2@2.5ms", 2.5)]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1,1", "nan", "0;5"])
+def test_a_delay_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"--latency-ms .* is no list of different numbers"):
+        parse_latencies(text)
 
 
 @pytest.mark.parametrize("text", ["", "remote", "colocated,colocated", "colocated,"])

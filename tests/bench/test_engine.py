@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dspark.bench.arms import Topology, across, parse_arm
+from dspark.bench.arms import Place, across, parse_arm
 from dspark.bench.engine import Engine, EngineServer
 from dspark.bench.record import Counts
 from dspark.core.generation import Generation, GenerationStats
@@ -11,6 +11,10 @@ from tests.bench.examples import a_request
 @dataclass(frozen=True)
 class Ended:
     stats: GenerationStats
+
+
+APART: Place = ("disaggregated", 0.0)
+TOGETHER: Place = ("colocated", 0.0)
 
 
 class FakeEngine:
@@ -39,9 +43,9 @@ async def ask(server: EngineServer, arm: str) -> tuple[list[int], Counts | None]
 
 async def test_adaptive_has_an_engine_of_its_own_and_the_other_arms_share_one() -> None:
     plain, adaptive = FakeEngine(1), FakeEngine(2)
-    engines: dict[tuple[Topology, bool], Engine] = {
-        ("disaggregated", False): plain,
-        ("disaggregated", True): adaptive,
+    engines: dict[tuple[Place, bool], Engine] = {
+        (APART, False): plain,
+        (APART, True): adaptive,
     }
     server = EngineServer(engines, lambda text: [7, 8], max_requests=2)
     assert await ask(server, "adaptive") == (
@@ -56,11 +60,11 @@ async def test_adaptive_has_an_engine_of_its_own_and_the_other_arms_share_one() 
     assert fixed.max_new_tokens == 4
 
 
-async def test_an_arm_is_asked_of_its_topology() -> None:
+async def test_an_arm_is_asked_of_its_place() -> None:
     apart, together = FakeEngine(1), FakeEngine(2)
-    engines: dict[tuple[Topology, bool], Engine] = {
-        ("disaggregated", False): apart,
-        ("colocated", False): together,
+    engines: dict[tuple[Place, bool], Engine] = {
+        (APART, False): apart,
+        (TOGETHER, False): together,
     }
     server = EngineServer(engines, lambda text: [7], max_requests=1)
     for arm in across((parse_arm("off"), parse_arm("fixed:3")), ("disaggregated", "colocated")):

@@ -36,23 +36,33 @@ def test_a_step_and_its_draft_are_held_against_their_curves() -> None:
     (sample,) = read_samples(a_fleet(), arm="adaptive", load="2")
     assert (sample.step_s, sample.forecast_step_s) == pytest.approx((0.025, 0.020))
     assert (sample.draft_s, sample.forecast_draft_s) == pytest.approx((0.035, 0.028))
-    line, spent = describe([sample])
-    assert "forecast at 0.80 of its measured time (median of 1 reports)" in line
-    assert "with its draft at 0.80 (1 reports)" in line
+    line, spent = describe([sample, replace(sample, draft_s=0.045)])
+    assert "forecast at 0.80 of its measured time (median of 2 reports)" in line
+    # The first round spent 7 ms beside drafting: (20 + 28 + 7) of 25 + 45 ms.
+    assert "with its draft at 0.79 (1 reports)" in line
     assert "took 0.50 ms of a step" in spent
-    assert "busy 50% at 2 of the time, and hid 60% at 2 of drafting" in spent
 
 
 def test_the_bound_is_what_the_profiled_curves_alone_would_take() -> None:
-    # One cohort: 20 + 28 ms; two: each turn max(20, 28, 48 / 2) ms.
+    # One cohort of two: 20 + 28 ms; two of one: max(2 * 20, 2 * 10, 20 + 10) ms.
     (sample,) = read_samples(a_fleet(), arm="adaptive", load="2")
-    assert sample.bound_tokens_per_s == pytest.approx(6 / 0.028)
+    assert sample.bound_tokens_per_s == pytest.approx(6 / 0.040)
     (plain,) = read_samples(a_fleet(drafted_steps=0), arm="off", load="2")
     assert plain.bound_tokens_per_s == pytest.approx(6 / 0.020)
     other = replace(sample, replica="w", bound_tokens_per_s=100.0)
     assert bounds_of([sample, sample, other, plain]) == pytest.approx(
-        {("2", "adaptive"): 6 / 0.028 + 100.0, ("2", "off"): 6 / 0.020}
+        {("2", "adaptive"): 6 / 0.040 + 100.0, ("2", "off"): 6 / 0.020}
     )
+
+
+def test_the_bound_has_all_active_sessions_in_one_round() -> None:
+    # Half of them in each step: one cohort of four takes 30 + 28 ms, two of two 2 * 28.
+    fleet = a_fleet()
+    verifier, drafter = fleet.members
+    assert verifier.load is not None
+    busy = replace(verifier, load=replace(verifier.load, active_sessions=4))
+    (sample,) = read_samples(replace(fleet, members=(busy, drafter)), arm="adaptive", load="4")
+    assert sample.bound_tokens_per_s == pytest.approx(4 * 3 / 0.056)
 
 
 def test_steps_without_drafts_have_no_draft_to_forecast() -> None:
@@ -78,11 +88,12 @@ def test_reports_are_summed_up_by_load_and_arm() -> None:
         "arm": "adaptive",
         "reports": 1,
         "verifier_busy_share": 0.5,
+        "verifier_bubble_share": 0.5,
         "hidden_draft_share": 0.6,
-        "bound_tokens_per_s": 214.2857,
+        "bound_tokens_per_s": 150.0,
         "step_ms": 25.0,
         "schedule_ms": 0.5,
         "forecast_over_measured_step": 0.8,
-        "forecast_over_measured_round": 0.8,
+        "forecast_over_measured_round": None,  # the first of them has no round before it
     }
     assert off["forecast_over_measured_round"] is None

@@ -41,7 +41,8 @@ def test_it_is_killed_when_it_does_not_listen(make: Callable[[str], Child]) -> N
 
 
 def test_its_last_words_are_the_last_line_of_its_log(make: Callable[[str], Child]) -> None:
-    child = make("import os, sys; print(os.environ['COLOUR']); sys.exit('out of luck\\n')")
+    code = "print(os.environ['COLOUR'], flush=True); sys.exit('out of luck\\n')"
+    child = make(f"import os, sys; {code}")
     child.start()
     child.wait(10.0)
     assert child.last_words() == "out of luck"

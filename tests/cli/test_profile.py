@@ -36,3 +36,11 @@ def test_a_paced_pool_is_profiled_on_paper(pool: str, capsys: pytest.CaptureFixt
     curve = json.loads(capsys.readouterr().out)
     assert curve["device"].startswith("paced: ")
     assert len(curve["points"]) > 3
+
+
+def test_vllm_is_measured_where_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(Path(PACED).with_name("demo-vllm.yaml"))
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "--config", config])
+    assert ended.value.code == 1
+    assert "measured as it runs" in capsys.readouterr().err

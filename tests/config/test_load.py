@@ -37,6 +37,13 @@ def test_a_misspelt_key_is_named_with_the_nearest_known_one(file: Path) -> None:
     )
 
 
+def test_a_misspelt_key_of_an_optional_part_is_named_before_what_is_missing_for_it(
+    file: Path,
+) -> None:
+    with pytest.raises(ValueError, match=r"endpoint\.tls\.certficate: .* 'certificate'\?"):
+        load_system(file, ["endpoint.tls.certficate=x.pem"])
+
+
 def test_a_strange_key_gets_the_list_of_known_ones(file: Path) -> None:
     file.write_text("zebra: 1\n")
     with pytest.raises(ValueError, match="zebra: unknown key; known here: model, endpoint, pools"):

@@ -88,3 +88,45 @@ def test_what_cannot_work_is_refused_with_both_numbers(data: dict[str, object], 
 def test_settings_survive_the_way_to_another_process() -> None:
     settings = SystemSettings.model_validate({"pools": {"drafter": {"resources": {"small": 1}}}})
     assert SystemSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+_TLS = {"certificate": "c.pem", "key": "k.pem", "authority": "/etc/ca.pem"}
+
+
+def _definite(settings: dict[str, object], state_dir: Path) -> SystemSettings:
+    return SystemSettings.model_validate(settings).with_ports(
+        controller_port=1, metrics_port=3, api_port=4, gateway_port=2, state_dir=state_dir
+    )
+
+
+def test_one_tls_block_is_that_of_every_process_with_files_that_every_folder_finds(
+    tmp_path: Path,
+) -> None:
+    settings = _definite({"endpoint": {"tls": _TLS}}, tmp_path)
+    assert settings.endpoint.tls is not None
+    assert settings.endpoint.tls == settings.gateway.tls == settings.controller.tls
+    assert settings.endpoint.tls.certificate == Path("c.pem").absolute()
+    assert settings.endpoint.tls.authority == Path("/etc/ca.pem")
+
+
+def test_http_is_https_where_there_is_tls_and_the_dashboard_expects_the_gateways_certificate(
+    tmp_path: Path,
+) -> None:
+    public = {"certificate": "/public.pem", "key": "/public.key"}
+    bare = _definite({"endpoint": {"tls": {**_TLS, "plain_http": ["gateway"]}}}, tmp_path)
+    shared = _definite({"endpoint": {"tls": _TLS}}, tmp_path)
+    own = _definite({"endpoint": {"tls": _TLS}, "gateway": {"https": public}}, tmp_path)
+    assert bare.controller.gateway_url == "http://127.0.0.1:2"
+    assert bare.gateway.served_with() is None
+    assert bare.controller.api_served_with() is not None
+    assert shared.controller.gateway_url == "https://127.0.0.1:2"
+    assert shared.controller.gateway_certificate == Path("c.pem").absolute()
+    assert own.controller.gateway_certificate == Path("/public.pem")
+
+
+def test_a_process_may_have_a_certificate_of_its_own(tmp_path: Path) -> None:
+    other = {**_TLS, "certificate": "/other.pem"}
+    settings = _definite({"endpoint": {"tls": _TLS}, "controller": {"tls": other}}, tmp_path)
+    assert settings.controller.tls is not None
+    assert settings.controller.tls.certificate == Path("/other.pem")
+    assert settings.gateway.tls == settings.endpoint.tls

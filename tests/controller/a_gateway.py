@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -78,14 +79,21 @@ class Gateway:
 
 
 @contextmanager
-def a_gateway() -> Iterator[Gateway]:
-    """Serve one."""
+def a_gateway(context: ssl.SSLContext | None = None) -> Iterator[Gateway]:
+    """Serve one, over HTTPS with a context."""
     gateway = Gateway()
     app = Starlette(routes=[Route("/v1/completions", gateway.complete, methods=["POST"])])
     with bind("127.0.0.1", 0, what="a test") as sock:
-        gateway.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        scheme = "http" if context is None else "https"
+        gateway.url = f"{scheme}://127.0.0.1:{sock.getsockname()[1]}"
         server = HttpServer(
-            uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                app,
+                ssl_context_factory=None if context is None else lambda *_: context,
+                log_config=None,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
         )
         thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[sock]),))
         thread.start()

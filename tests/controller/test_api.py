@@ -132,11 +132,42 @@ async def test_what_if_predicts_policies_replicas_and_load(api: Api) -> None:
     assert (await api.ask("GET", "/v1/changes"))["changes"] == [], "nothing was tried out"
 
 
+async def test_a_number_of_replicas_is_asked_for_and_taken_back(api: Api) -> None:
+    path = "/v1/pools/drafter/replicas"
+    before = await api.ask("GET", path)
+    assert (before["wanted"], before["ready"], before["asked"]) == (1, 1, None)
+    body = {"replicas": 3, "reason": "a peak"}
+    asked = await api.ask("PUT", path, json=body, headers={"x-dspark-author": "ada"})
+    assert (asked["asked"], asked["author"], asked["reason"]) == (3, "ada", "a peak")
+    api.controller.tick(0.0, unix_s=0.0)
+    now = await api.ask("GET", path)
+    assert (now["wanted"], now["why"]) == (3, "as asked")
+    released = await api.ask("DELETE", path, params={"reason": "over"})
+    assert (released["asked"], released["author"]) == (None, None)
+    await api.ask("PUT", "/v1/pools/none/replicas", 404, json=body)
+    await api.ask("GET", "/v1/pools/none/replicas", 404)
+    await api.ask("PUT", path, 422, json={"replicas": -1, "reason": "x"})
+    await api.ask("PUT", path, 422, json={"replicas": 1})
+    await api.ask("DELETE", path, 422)
+
+
 async def test_nothing_known_is_409_with_what_would_help(api: Api) -> None:
     api.controller.register(a_replica("other", pool="other"), 0.0)
     api.controller.tick(0.1, unix_s=0.0)
     body = await api.ask("POST", "/v1/pools/other/whatif", 409, json={})
     assert "0 committed rounds" in body["error"]["message"]
+
+
+async def test_the_fleet_says_whether_a_pool_drafts(api: Api) -> None:
+    async def told() -> tuple[object, object]:
+        fleet = await api.ask("GET", "/v1/fleet")
+        (pool,) = [one for one in fleet["pools"] if one["name"] == "verifier"]
+        return pool["drafting"], pool["replicas"][0]["connected_drafters"]
+
+    assert await told() == (True, 0)
+    await api.put({"mode": "off"})
+    api.controller.tick(0.0, unix_s=0.0)
+    assert await told() == (False, 0)
 
 
 async def test_the_fleet_shows_pools_and_replicas(api: Api) -> None:
@@ -232,6 +263,16 @@ async def test_tokens_have_roles_and_name_the_author() -> None:
     await api.ask("GET", "/v1/tokens", 403, headers=as_("operator"))
     listed = await api.ask("GET", "/v1/tokens", headers=as_("admin"))
     assert {"name": "the viewer", "role": "viewer"} in listed["tokens"]
+    await api.client.aclose()
+
+
+async def test_a_viewer_may_see_replicas_and_not_ask_for_them() -> None:
+    token = new_token()
+    api = Api((ApiToken(name="eve", role="viewer", sha256=digest(token)),))
+    path, known = "/v1/pools/drafter/replicas", {"authorization": f"Bearer {token}"}
+    await api.ask("GET", path, headers=known)
+    await api.ask("PUT", path, 403, json={"replicas": 0, "reason": "x"}, headers=known)
+    await api.ask("DELETE", path, 403, params={"reason": "x"}, headers=known)
     await api.client.aclose()
 
 

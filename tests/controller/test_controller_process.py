@@ -94,6 +94,11 @@ def test_policies_survive_a_kill_and_listeners_end_with_the_process(tmp_path: Pa
         ('{"port": 0, "store": "/nowhere/c.sqlite"}', "store /nowhere/c.sqlite"),
         ('{"lease_s": 0.1}', "at least twice report_interval_s"),
         ('{"api_host": "0.0.0.0"}', "set api_tokens"),
+        (
+            '{"tls": {"certificate": "/nowhere/c.pem", "key": "/k.pem", "authority": "/a.pem"}}',
+            "/nowhere/c.pem: no such file",
+        ),
+        ('{"https": {"certificate": "/nowhere/c.pem", "key": "/k.pem"}}', "no such file"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_status_2(

@@ -1,19 +1,20 @@
 import heapq
-from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dspark.core.admission import SessionDraft, admit, admit_causal, admit_top
 from dspark.core.budget import ALL, DISABLED, OFF
-from dspark.core.curve import Curve, step_seconds
+from dspark.core.curve import Curve, ramp_seconds, step_seconds
 from dspark.core.draft import survivals
 from dspark.core.ids import SessionId
 from tests.fleet_examples import a_curve
 
 LINEAR = a_curve({n: 10.0 + n for n in range(1, 40)}, sessions=range(1, 8))
+STAIRS = a_curve({1: 1.0, 2: 2.0, 5: 2.05, 12: 4.0, 13: 9.0, 40: 9.5}, sessions=range(1, 8))
 
 
 def drafts_of(rows: list[tuple[float, ...]]) -> list[SessionDraft]:
@@ -116,7 +117,11 @@ def test_no_admission_depends_on_its_own_session_s_later_drafts(
     row = rows[session][:known]
     changed = [*rows]
     changed[session] = row + tuple(row[-1] * a for a in survivals(tail))
-    for rule in (lambda d: admit_top(d, k), lambda d: admit_causal(d, LINEAR, 64)):
+    for rule in (
+        lambda d: admit_top(d, k),
+        lambda d: admit_causal(d, LINEAR, 64),
+        lambda d: admit_causal(d, STAIRS, 64),
+    ):
         before = rule(drafts_of(rows))[SessionId(session)]
         after = rule(drafts_of(changed))[SessionId(session)]
         assert min(before, known) == min(after, known)
@@ -154,14 +159,35 @@ def test_algorithm_1_finds_the_best_where_cost_is_convex(rows: list[tuple[float,
     assert theta_of(drafts, lengths, LINEAR) == pytest.approx(best_by_brute_force(drafts, LINEAR))
 
 
-def test_algorithm_1_stops_at_a_stair_that_a_global_search_would_climb() -> None:
-    stairs = a_curve({1: 1.0, 2: 2.0, 5: 2.05})
+def test_algorithm_1_climbs_a_stair_that_one_draft_alone_would_not_pay_for() -> None:
     drafts = drafts_of([(0.9, 0.85, 0.8, 0.8)])
-    causal = admit_causal(drafts, stairs, 64)
-    best = best_by_brute_force(drafts, stairs)
-    assert causal == {0: 0}
-    assert theta_of(drafts, {SessionId(0): 4}, stairs) == best
-    assert theta_of(drafts, causal, stairs) < 0.5 * best
+    assert theta_of(drafts, {SessionId(0): 1}, STAIRS) < theta_of(drafts, {SessionId(0): 0}, STAIRS)
+    causal = admit_causal(drafts, STAIRS, 64)
+    assert causal == {0: 4}
+    assert theta_of(drafts, causal, STAIRS) == best_by_brute_force(drafts, STAIRS)
+
+
+def test_algorithm_1_stops_at_a_stair_that_no_number_of_drafts_pays_for() -> None:
+    drafts = drafts_of([(0.2, 0.2, 0.2, 0.2)])
+    assert admit_causal(drafts, STAIRS, 64) == {0: 0}
+
+
+@given(blocks)
+def test_on_a_staircase_algorithm_1_finds_the_best_of_the_ramp_below_it(
+    rows: list[tuple[float, ...]],
+) -> None:
+    drafts = drafts_of(rows)
+    sessions, most = len(drafts), sum(len(draft.survivals) for draft in drafts)
+    ramp_s = ramp_seconds(
+        STAIRS,
+        sessions=sessions,
+        batch_tokens=sessions + np.arange(most + 1),
+        context_tokens=64,
+    )
+    expected = [expected_tokens(drafts, admit_top(drafts, k)) for k in range(most + 1)]
+    found = sum(admit_causal(drafts, STAIRS, 64).values())
+    best = max(tokens / seconds for tokens, seconds in zip(expected, ramp_s, strict=True))
+    assert expected[found] / ramp_s[found] == pytest.approx(best)
 
 
 def test_equal_drafts_go_by_position_and_then_by_session() -> None:
@@ -237,9 +263,19 @@ def test_the_longer_a_round_waits_beside_its_step_the_more_is_admitted() -> None
     assert admitted[0] < admitted[-1] == 8
 
 
+def test_a_prompt_in_the_step_makes_drafts_dearer_and_commits_nothing() -> None:
+    curve = a_curve({1: 10.0, 8: 10.1, 64: 12.0, 65: 13.0, 128: 77.0})
+    drafts = drafts_of([survivals([0.5] * 4)])
+    assert admit_causal(drafts, curve, 64) == {0: 4}
+    assert admit_causal(drafts, curve, 64, prompt_tokens=64) == {0: 3}
+    assert admit(drafts, entry=None, curve=curve, context_tokens=64, prompt_tokens=64).lengths == {
+        0: 3
+    }
+
+
 def test_weights_share_a_budget_out_and_nothing_else() -> None:
     plain = drafts_of([(0.9, 0.8), (0.9, 0.8), (0.9, 0.8)])
-    weighed = [plain[0], replace(plain[1], weight=2.0), replace(plain[2], weight=0.5)]
+    weighed = [plain[0], plain[1]._replace(weight=2.0), plain[2]._replace(weight=0.5)]
     assert admit_top(plain, 3) == {0: 1, 1: 1, 2: 1}
     assert admit_top(weighed, 3) == {0: 1, 1: 2, 2: 0}
     assert admit_top(weighed, ALL) == admit_top(plain, ALL)
@@ -251,13 +287,13 @@ def test_weights_move_no_draft_before_its_own_predecessor_nor_ask_what_comes_aft
     rows: list[tuple[float, ...]], weights: list[float], budget_tokens: int
 ) -> None:
     drafts = [
-        replace(draft, weight=weights[draft.session % 5]) for draft in drafts_of(rows)
+        draft._replace(weight=weights[draft.session % 5]) for draft in drafts_of(rows)
     ]  # fmt: skip
     lengths = admit_top(drafts, budget_tokens)
     assert sum(lengths.values()) <= budget_tokens
     # What is admitted of one session does not change with its own survivals beyond the cut.
     for draft in drafts:
         cut = lengths[draft.session]
-        shorter = replace(draft, survivals=draft.survivals[: cut + 1])
+        shorter = draft._replace(survivals=draft.survivals[: cut + 1])
         others = [one for one in drafts if one.session != draft.session]
         assert admit_top([*others, shorter], budget_tokens)[draft.session] == cut

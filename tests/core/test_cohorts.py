@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspark.core.cohorts import Cohorts, choose_cohorts, cycle_seconds
+from dspark.core.cohorts import Cohorts, choose_cohorts, cycle_seconds, place_in_cohorts
 
 milliseconds = st.integers(1, 50)
 
@@ -66,3 +66,30 @@ def test_equal_evidence_never_flaps(one: float, two: float) -> None:
 
     first = choose(1)
     assert choose(first) == first
+
+
+def test_one_cohort_holds_everybody() -> None:
+    assert place_in_cohorts([None, 1, 0], 1) == [0, 0, 0]
+
+
+def test_sessions_stay_where_they_are_as_others_come_and_go() -> None:
+    assert place_in_cohorts([None] * 4, 2) == [0, 1, 0, 1]
+    # The first of them has ended, and one has come: nobody else moves.
+    assert place_in_cohorts([1, 0, 1, None], 2) == [1, 0, 1, 0]
+    assert place_in_cohorts([1, 0, 1], 2) == [1, 0, 1]
+
+
+def test_all_of_one_cohort_are_halved_when_there_are_two() -> None:
+    assert place_in_cohorts([0] * 5, 2) == [0, 0, 0, 1, 1]
+
+
+def test_the_youngest_move_where_the_halves_are_too_unlike() -> None:
+    assert place_in_cohorts([0] * 9 + [1] * 7, 2) == [0] * 9 + [1] * 7  # differ by an eighth
+    assert place_in_cohorts([1, 1, 1, 1, 0], 2) == [1, 1, 1, 0, 0]
+
+
+@given(st.lists(st.sampled_from([None, 0, 1]), max_size=40))
+def test_halves_are_alike_and_placing_again_moves_nobody(present: list[int | None]) -> None:
+    placed = place_in_cohorts(present, 2)
+    assert abs(placed.count(0) - placed.count(1)) <= max(1, len(placed) // 8)
+    assert place_in_cohorts(placed, 2) == placed

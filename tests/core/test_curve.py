@@ -10,6 +10,7 @@ from dspark.core.curve import (
     curve_problem,
     make_curve,
     max_sessions_of,
+    ramp_seconds,
     sps,
     step_seconds,
     steps_seconds,
@@ -103,6 +104,26 @@ def test_more_sessions_than_measured_cost_the_largest_row() -> None:
     assert seconds(STAIRS, 8, sessions=50) == 4.0
 
 
+def ramp(curve: Curve, *sizes: int, sessions: int = 1, context: float = 100) -> list[float]:
+    tokens = np.array(sizes, dtype=np.int64)
+    found = ramp_seconds(curve, sessions=sessions, batch_tokens=tokens, context_tokens=context)
+    return [float(value) for value in found]
+
+
+def test_a_ramp_leads_from_edge_to_edge() -> None:
+    assert ramp(STAIRS, 1, 2, 3, 4, 6, 8) == pytest.approx([1.0, 4 / 3, 5 / 3, 2.0, 3.0, 4.0])
+
+
+def test_a_ramp_passes_below_an_edge_that_lies_above_it() -> None:
+    curve = a_curve({1: 1.0, 2: 4.0, 5: 5.0}, context_tokens=(100,))
+    assert ramp(curve, 1, 2, 5) == pytest.approx([1.0, 2.0, 5.0])
+
+
+def test_beyond_the_largest_size_a_ramp_goes_on_no_flatter() -> None:
+    curve = a_curve({1: 1.0, 4: 1.0, 5: 2.0}, context_tokens=(100,))
+    assert ramp(curve, 4, 5, 7) == pytest.approx([1.0, 2.0, 4.0])
+
+
 def test_steps_per_second_is_the_inverse() -> None:
     assert sps(STAIRS, sessions=1, batch_tokens=4, context_tokens=100) == 0.5
 
@@ -172,3 +193,19 @@ def test_a_measured_point_is_looked_up_exactly(curve: Curve) -> None:
     for p in curve.points:
         cost = seconds(curve, p.batch_tokens, p.sessions, p.context_tokens)
         assert cost == pytest.approx(p.step_s)
+
+
+@given(
+    st.dictionaries(st.integers(1, 60), st.floats(0.1, 100), min_size=1, max_size=8),
+    st.integers(1, 8),
+    st.floats(0, 400),
+)
+def test_a_ramp_is_convex_and_never_above_the_stairs(
+    costs: dict[int, float], sessions: int, context: float
+) -> None:
+    curve = a_curve(costs, sessions=(1, 4), context_tokens=(64, 256))
+    tokens = np.arange(1, max(costs) + 1)
+    stairs = steps_seconds(curve, sessions=sessions, batch_tokens=tokens, context_tokens=context)
+    below = np.array(ramp(curve, *tokens.tolist(), sessions=sessions, context=context))
+    assert (below <= stairs * (1 + 1e-9)).all()
+    assert (np.diff(below, 2) >= -1e-9 * stairs.max()).all()

@@ -9,6 +9,7 @@ from dspark.core.fleet import Compatibility, Replica, Role
 from dspark.core.ids import Incarnation
 from dspark.drafter.engine import DrafterEngine
 from dspark.drafter.service import DraftService
+from dspark.rpc.credentials import Credentials
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.server import RpcServer
 from dspark.wire.v1 import draft_pb2_grpc
@@ -28,7 +29,13 @@ PAIR = replace(
 class Served:
     """One drafter process, but for the process."""
 
-    def __init__(self, name: str, incarnation: int, compatibility: Compatibility) -> None:
+    def __init__(
+        self,
+        name: str,
+        incarnation: int,
+        compatibility: Compatibility,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.drafter = FakeDrafter(gamma=3)
         self.engine = DrafterEngine(
             self.drafter,
@@ -37,7 +44,7 @@ class Served:
             max_batch_sessions=32,
             max_pending_rounds=8,
         )
-        self.server = RpcServer(EndpointSettings(), ["draft"])
+        self.server = RpcServer(EndpointSettings(), ["draft"], credentials)
         self.replica: Replica = a_replica(
             name, Role.DRAFTER, incarnation=incarnation, compatibility=compatibility
         )
@@ -65,9 +72,13 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    name: str = "d1", *, incarnation: int = 5, compatibility: Compatibility = PAIR
+    name: str = "d1",
+    *,
+    incarnation: int = 5,
+    compatibility: Compatibility = PAIR,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Served]:
-    made = Served(name, incarnation, compatibility)
+    made = Served(name, incarnation, compatibility, credentials)
     await made.start()
     try:
         yield made

@@ -57,7 +57,7 @@ def test_another_base_length_is_stale(base_length: int) -> None:
 
 @pytest.mark.parametrize("status", list(DraftStatus))
 def test_an_answer_after_the_session_went_plainly_is_late(status: DraftStatus) -> None:
-    assert cause(replace(ASKED, late=True), replace(NOTHING, status=status)) is Cause.LATE
+    assert cause(ASKED._replace(late=True), replace(NOTHING, status=status)) is Cause.LATE
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_drafter_that_has_no_draft_says_why(status: DraftStatus, expected: Cau
 
 @pytest.mark.parametrize("status", list(DraftStatus))
 def test_foreign_comes_before_stale_and_stale_before_late(status: DraftStatus) -> None:
-    late = replace(ASKED, late=True)
+    late = ASKED._replace(late=True)
     block = replace(NOTHING, status=status)
     assert cause(late, block, incarnation=8, round_=3) is Cause.FOREIGN
     assert cause(late, block, round_=3) is Cause.STALE
@@ -108,7 +108,7 @@ GOOD = ({5: 0.5, 6: 0.5}, {6: 1.0}, {0: 0.25, 3: 0.25, 7: 0.5})
 
 
 def test_laws_that_could_draw_the_tokens_are_a_hit() -> None:
-    asked = replace(ASKED, laws=True)
+    asked = ASKED._replace(laws=True)
     assert cause(asked, replace(ANSWER, laws=laws(*GOOD))) is Cause.HIT
     assert cause(asked, NOTHING) is Cause.HIT
     assert cause(ASKED, replace(ANSWER, laws=laws(*GOOD))) is Cause.HIT  # not needed: not read
@@ -132,7 +132,7 @@ def test_laws_that_could_draw_the_tokens_are_a_hit() -> None:
 )
 def test_laws_that_no_honest_drafter_ships_are_malformed(bad: dict[int, float]) -> None:
     block = replace(ANSWER, laws=laws(bad, *GOOD[1:]))
-    assert cause(replace(ASKED, laws=True), block) is Cause.MALFORMED
+    assert cause(ASKED._replace(laws=True), block) is Cause.MALFORMED
 
 
 def test_a_token_twice_in_a_law_is_malformed() -> None:
@@ -140,8 +140,8 @@ def test_a_token_twice_in_a_law_is_malformed() -> None:
         counts=(2,), ids=np.array([5, 5]), weights=np.array([0.5, 0.5], dtype=np.float16)
     )
     block = replace(ANSWER, tokens=(5,), confidences=(0.5,), laws=twice)
-    assert cause(replace(ASKED, laws=True), block) is Cause.MALFORMED
+    assert cause(ASKED._replace(laws=True), block) is Cause.MALFORMED
 
 
 def test_drafts_without_laws_are_malformed_where_laws_are_needed() -> None:
-    assert cause(replace(ASKED, laws=True), ANSWER) is Cause.MALFORMED
+    assert cause(ASKED._replace(laws=True), ANSWER) is Cause.MALFORMED

@@ -66,3 +66,11 @@ def test_a_decoder_that_drops_a_leading_space_keeps_those_between_words() -> Non
 
     detokenizer = Detokenizer(decode)
     assert [detokenizer.push(i) for i in range(3)] == ["Hello", " big", " world"]
+
+
+def test_a_token_decoded_alone_again_is_the_same_and_special_ones_stay_out(
+    codec: FolderCodec,
+) -> None:
+    for _ in range(2):
+        assert codec.decode([65]) == codec.decode([65, 257])
+        assert codec.decode([257]) == ""

@@ -45,3 +45,14 @@ async def test_closing_early_closes_every_stream() -> None:
     await anext(both)
     await both.aclose()
     assert streams.closed == 2
+
+
+async def test_one_stream_comes_as_it_is_and_is_closed_with_the_reader() -> None:
+    streams = Counting()
+    assert [pair async for pair in interleave([streams.stream(2)])] == [(0, 0), (0, 1)]
+    early = interleave([streams.stream(10**9)])
+    await anext(early)
+    await early.aclose()
+    with pytest.raises(ValueError, match="broken"):
+        _ = [pair async for pair in interleave([streams.stream(1, fails=True)])]
+    assert streams.closed == 3

@@ -104,6 +104,16 @@ def test_a_missing_model_is_one_clear_line(
     assert "nowhere does not exist" in said
 
 
+def test_a_missing_certificate_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = {"certificate": "/nowhere/c.pem", "key": "/k.pem", "authority": "/a.pem"}
+    assert main(["--config-json", config(write_toy_model(tmp_path), tls=tls)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "/nowhere/c.pem: no such file" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

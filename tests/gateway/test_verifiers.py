@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import grpc
 import pytest
 from grpc import aio
@@ -13,7 +15,9 @@ from dspark.gateway.verifiers import (
     failure,
     request_to_wire,
 )
+from dspark.rpc.credentials import Credentials
 from tests.gateway.fakes import FakeVerifier, member, serving
+from tests.rpc.pki import Pki
 
 ROUTED = RoutedGeneration(
     generation=Generation(
@@ -85,4 +89,17 @@ async def test_idle_channels_to_verifiers_that_left_are_closed() -> None:
         await calls.keep(set())
         assert [batch.token_ids async for batch in stream] == [(9,), ()]
         await calls.keep(set())
-        assert not calls._channels
+        assert len(calls._channels) == 0
+
+
+async def test_why_tls_fails_is_for_the_log_and_not_for_clients(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeVerifier(lambda choice: [7], chunk_tokens=1)
+    async with serving(fake) as members:  # in plaintext
+        calls = GrpcVerifiers(Credentials(Pki(tmp_path).settings()))
+        with pytest.raises(VerifierLost) as lost:
+            await anext(calls.generate(members[0].replica, ROUTED, 5.0))
+        await calls.close()
+    assert "it speaks no TLS" in caplog.text
+    assert "it speaks no TLS" not in str(lost.value)

@@ -102,3 +102,12 @@ def test_filtered_sampling_follows_the_filtered_law() -> None:
 def test_a_batch_of_unequal_lengths_is_refused() -> None:
     with pytest.raises(ValueError, match="seeds"):
         SamplingBatch.of(temperatures=[1.0, 1.0], seeds=[1], positions=[0, 0])
+
+
+def test_greedy_rows_need_no_more_than_their_positions() -> None:
+    batch = SamplingBatch.greedy([7, 9])
+    same = SamplingBatch.of(temperatures=[0.0, 0.0], seeds=[0, 0], positions=[7, 9])
+    for name in SamplingBatch.__slots__:
+        assert torch.equal(getattr(batch, name), getattr(same, name)), name
+        assert getattr(batch, name).dtype == getattr(same, name).dtype, name
+    assert batch.sampled.numel() == 0

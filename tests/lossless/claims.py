@@ -105,7 +105,7 @@ CLAIMS: tuple[Claim, ...] = (
             "test_algorithm_1_finds_the_best_where_cost_is_convex",
         ),
         controls=_in(
-            _ADMISSION, "test_algorithm_1_stops_at_a_stair_that_a_global_search_would_climb"
+            _ADMISSION, "test_algorithm_1_stops_at_a_stair_that_no_number_of_drafts_pays_for"
         ),
         n="6 x 80 examples",
         statistic="exact: equal",

@@ -6,7 +6,6 @@ accused is 1e-6.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ class JudgedTarget(ToyTarget):
 
     def law(self, segment: Segment) -> NDArray[np.float64]:
         position = segment.start + len(segment.tokens)
-        self.step([replace(segment, choose=0)])  # writes its tokens
+        self.step([segment._replace(choose=0)])  # writes its tokens
         before, last = self.rows(segment.pages, position - 2, position)[:, 0].astype(int)
         rows = sampling_batch([segment.sampling], [position])
         logits = torch.from_numpy(self.pair.target[position, before, last])[None]
@@ -60,7 +59,7 @@ class ShyTarget(JudgedTarget):
 
     def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
         chosen = super().step(segments)
-        own = super().step([replace(part, laws=None) for part in segments])
+        own = super().step([part._replace(laws=None) for part in segments])
         return [
             mine if part.laws is None or len(mine) == part.choose
             else (*mine[:-1], plain[len(mine) - 1])

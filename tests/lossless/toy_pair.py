@@ -151,8 +151,7 @@ class ToyTarget:
                 drafts.append(part.tokens[row + 1 - part.start] if row + 1 < stop else None)
         if any(part.laws is not None or part.processor is not None for part in segments):
             logits = torch.from_numpy(self.pair.target[tuple(np.array(contexts).T)])
-            positions = [position for position, _, _ in contexts]
-            return judge_rows(logits, list(zip(samplings, positions, strict=True)), segments)
+            return judge_rows(logits, segments)
         tokens = iter(self.chosen(contexts, samplings, drafts))
         return [tuple(next(tokens) for _ in range(part.choose)) for part in segments]
 

@@ -7,7 +7,7 @@ import torch
 from dspark.core.draft import DraftRequest, Proposal
 from dspark.core.sampling import Sampling, SamplingMode
 from dspark.model.drafter import DSparkDrafter, dense_attention
-from dspark.model.drafter_runner import BlockDrafter
+from dspark.model.drafter_runner import BlockDrafter, Confidence
 from dspark.model.sts import Calibration
 from dspark_kernels.sampling import SamplingBatch, choose_tokens
 from tests.model import tiny
@@ -228,3 +228,13 @@ def test_no_two_rounds_draw_with_the_same_randomness() -> None:
     drafter.open("r", Sampling(temperature=2.0, seed=1, mode=SamplingMode.REJECTION))
     drafter.append("r", 0, rows(12))
     assert len({drafter.draft([ask("r", 12)])[0].tokens for _ in range(5)}) > 1
+
+
+@pytest.mark.parametrize("head", ["vanilla", "gated", "rnn", "none"])
+def test_tabulated_confidences_are_those_of_the_head(head: str) -> None:
+    module = tiny.drafter(head)
+    h = torch.randn(3, GAMMA, tiny.HIDDEN, generator=torch.Generator().manual_seed(3))
+    previous = torch.tensor([tiny.prompt(GAMMA, seed) for seed in range(3)])
+    torch.testing.assert_close(
+        Confidence(module).logits(h, previous), module.confidence_logits(h, previous)
+    )

@@ -57,3 +57,18 @@ def test_bfloat16_crosses_numpy_as_bits() -> None:
     assert array.dtype == np.uint16
     array.flags.writeable = False
     assert torch.equal(as_tensor(array), tensor)
+
+
+def test_any_stretch_of_rows_is_read_across_pages_and_stays_what_it_was() -> None:
+    made = pool()
+    rows = np.arange(16 * 6, dtype=np.float16).reshape(16, 6)
+    table = [3, 0, 2, 1]
+    made.write_rows(table, 0, rows)
+    for start in range(17):
+        for stop in range(start, 17):
+            read = made.read_rows(table, start, stop)
+            assert np.array_equal(read, rows[start:stop])
+            assert read.shape == (stop - start, 6)
+    few = made.read_rows(table, 3, 5)
+    made.write_rows(table, 3, np.zeros((2, 6), dtype=np.float16))
+    assert np.array_equal(few, rows[3:5])  # a copy: its pages may be another session's soon

@@ -34,7 +34,7 @@ def run(
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "llama", "mistral", "gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3"])
 def test_logits_equal_the_plain_models(name: str) -> None:
     runner = tiny.runner(name)
     with torch.inference_mode():

@@ -30,6 +30,7 @@ CONFIGS = {
     "qwen3": lambda: transformers.Qwen3Config(**COMMON, head_dim=32),
     "llama": lambda: transformers.LlamaConfig(**COMMON),
     "mistral": lambda: transformers.MistralConfig(**COMMON, sliding_window=24),
+    "qwen2": lambda: transformers.Qwen2Config(**COMMON),
     "gemma3": lambda: transformers.Gemma3TextConfig(
         **COMMON, head_dim=32, sliding_window=16, query_pre_attn_scalar=32
     ),

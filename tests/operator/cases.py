@@ -92,6 +92,25 @@ def small(**changes: Any) -> dict[str, Any]:
     return deepcopy({**spec, **changes})
 
 
+def on_vllm(**vllm: Any) -> dict[str, Any]:
+    """The same with vLLM as the verifier."""
+    spec = small()
+    spec["pools"][0] |= {"runtime": "vllm", **({"vllm": vllm} if vllm else {})}
+    return spec
+
+
+def policy_manifest(name: str = "calm", *, age: int = 0, **spec: Any) -> dict[str, Any]:
+    """A VerificationPolicy of the service ``llm``, made ``age`` seconds after the first."""
+    return {
+        "metadata": {
+            "name": name,
+            "generation": 3,
+            "creationTimestamp": f"2026-01-01T00:00:{age:02d}Z",
+        },
+        "spec": {"serviceName": "llm", **spec},
+    }
+
+
 _NAMES = ("h100", "h200", "l4", "cpu")
 _ENGINE = {
     "prefill": {"numPages": (8, 4096), "chunkTokens": (16, 16), "drainSeconds": (0, 60)},
@@ -129,6 +148,7 @@ def _group(draw: st.DrawFn, role: str, name: str) -> dict[str, Any]:
 def specs(draw: st.DrawFn) -> dict[str, Any]:
     """Any valid spec."""
     with_drafter = draw(st.booleans())
+    runtime = draw(st.sampled_from(["native", "vllm"]))
     sources = st.sampled_from(
         [
             {"hub": {"id": "org/name"}},
@@ -143,17 +163,29 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
             },
         ]
     )
-    roles = ["verifier", *draw(st.lists(st.sampled_from(["prefill", "verifier"]), max_size=2))]
+    others = ["verifier"] if runtime == "vllm" else ["prefill", "verifier"]
+    roles = ["verifier", *draw(st.lists(st.sampled_from(others), max_size=2))]
     roles += ["drafter"] * (draw(st.integers(0, 2)) if with_drafter else 0)
     pools = []
     for position, role in enumerate(draw(st.permutations(roles))):
         names = draw(st.lists(st.sampled_from(_NAMES), min_size=1, max_size=3, unique=True))
         groups = [draw(_group(role, name)) for name in names]
-        pools.append({"name": f"{role}{position}", "role": role, "groups": groups})
+        pool = {"name": f"{role}{position}", "role": role, "groups": groups}
+        if role == "verifier" and runtime == "vllm":
+            for group in groups:
+                group["engine"].pop("numPages", None)
+            pool |= {"runtime": "vllm", "vllm": {"drafts": "pool" if with_drafter else "none"}}
+        pools.append(pool)
     model: dict[str, Any] = {"name": "m", "target": draw(sources)}
     if with_drafter:
         model["drafter"] = draw(sources)
     spec: dict[str, Any] = {"model": model, "pools": pools}
+    if draw(st.booleans()):
+        source: dict[str, Any] = {"issuerRef": {"name": "dspark"}}
+        if draw(st.booleans()):
+            source = {"secretName": "certificate"}
+        plain = draw(st.lists(st.sampled_from(["gateway", "api", "metrics"]), unique=True))
+        spec["tls"] = {"authorityConfigMapName": "authority", "plainHttp": plain, **source}
     if draw(st.booleans()):
         spec["gateway"] = {"replicas": draw(st.integers(1, 5))}
     if draw(st.booleans()):

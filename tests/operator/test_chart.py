@@ -7,14 +7,17 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dspark.rpc.authority import Authority
 from dspark_operator import uninstall
 from dspark_operator.control_key import read_key
-from tests.operator.answering import Answering, served
+from tests.operator.answering import Answering, served, served_with_tls
 from tests.operator.cases import CHART, PROFILES, children, profile
 
 HELM = shutil.which(os.environ.get("DSPARK_HELM") or "helm")
@@ -252,11 +255,11 @@ def test_the_tests_of_the_chart_pass_on_a_gateway_that_answers_and_fail_otherwis
     assert set(tests) == {"dspark-prompt", "dspark-models"}
 
     def ends_with(name: str, model: str) -> int:
-        command, (script, url, served) = tests[name]["command"], tests[name]["args"]
-        assert (url, served) == ("http://demo-gateway.serving.svc:80", "dspark-demo")
+        command, (script, url, *given) = tests[name]["command"], tests[name]["args"]
+        assert (url, given) == ("http://demo-gateway.serving.svc:80", ["dspark-demo", ""])
         assert command == ["python", "-c"]
         done = subprocess.run(
-            [sys.executable, "-c", script, gateway, model],
+            [sys.executable, "-c", script, gateway, model, ""],
             capture_output=True, check=False, timeout=60,
         )  # fmt: skip
         return done.returncode
@@ -266,3 +269,35 @@ def test_the_tests_of_the_chart_pass_on_a_gateway_that_answers_and_fail_otherwis
     assert ends_with("dspark-prompt", "dspark-demo") == 0
     monkeypatch.setattr(_Gateway, "tokens", 0)
     assert ends_with("dspark-prompt", "dspark-demo") == 1
+
+
+@needs_helm
+def test_the_tests_of_the_chart_know_a_gateway_with_tls_by_its_authority(tmp_path: Path) -> None:
+    tls = ("--set", "instance.spec.tls.secretName=s",
+           "--set", "instance.spec.tls.authorityConfigMapName=authority")  # fmt: skip
+    plain = (*tls, "--set", "instance.spec.tls.plainHttp={gateway}")
+    found = {}
+    for name, arguments in (("tls", tls), ("plain", plain)):
+        documents = _template("-f", _profile("kind-cpu-demo"), *arguments)
+        (pod,) = [d["spec"] for d in documents if d["metadata"]["name"] == "dspark-models"]
+        found[name] = pod
+    (container,) = found["tls"]["containers"]
+    script, url, model, authority = container["args"]
+    assert url == "https://demo-gateway.serving.svc:80"
+    (mount,), (volume,) = container["volumeMounts"], found["tls"]["volumes"]
+    assert authority == f"{mount['mountPath']}/ca.crt"
+    assert volume["configMap"]["name"] == "authority"
+    assert found["plain"]["containers"][0]["args"][1:] == [
+        "http://demo-gateway.serving.svc:80", model, "",
+    ]  # fmt: skip
+    assert "volumes" not in found["plain"]
+
+    own, other = (Authority.new(n, days=1.0, now=datetime.now(UTC)) for n in ("own", "other"))
+    with served_with_tls(_Gateway, own, ["dspark.internal"], tmp_path) as where:
+        for known, status in ((own, 0), (other, 1)):
+            (tmp_path / "ca.crt").write_bytes(known.pair.certificate)
+            done = subprocess.run(
+                [sys.executable, "-c", script, where, model, str(tmp_path / "ca.crt")],
+                capture_output=True, check=False, timeout=60,
+            )  # fmt: skip
+            assert done.returncode == status, done.stderr

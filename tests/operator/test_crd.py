@@ -11,7 +11,7 @@ from dspark_operator.chart_schema import with_spec
 from dspark_operator.crd import dump, policy_crd, service_crd, spec_schema
 from dspark_operator.reference import reference
 from dspark_operator.spec.parse import SpecError, parse_policy
-from tests.operator.cases import CHART, PROFILES, profile, small
+from tests.operator.cases import CHART, PROFILES, on_vllm, profile, service, small
 from tests.operator.test_spec import MISTAKES
 
 WEIGHT = {"priority": 10, "weight": 0.5}
@@ -109,6 +109,10 @@ def _defaulted(node: Any, value: Any) -> Any:
     }
 
 
+def _sum(counts: Any) -> Any:
+    return sum(counts[1:], start=counts[0]) if counts else 0
+
+
 def _complaints(spec: dict[str, Any], crd: dict[str, Any] | None = None) -> list[str]:
     celpy = pytest.importorskip("celpy", reason="cel-python is not installed")
     environment = celpy.Environment()
@@ -117,7 +121,8 @@ def _complaints(spec: dict[str, Any], crd: dict[str, Any] | None = None) -> list
     for rule, message, value in _rules(schema, _defaulted(schema, spec)):
         if "oldSelf" in rule:
             continue
-        program = environment.program(environment.compile(rule))
+        # Kubernetes' own addition to the language.
+        program = environment.program(environment.compile(rule), functions={"sum": _sum})
         if not program.evaluate({"self": celpy.json_to_cel(value)}):
             complaints.append(message)
     return complaints
@@ -126,6 +131,24 @@ def _complaints(spec: dict[str, Any], crd: dict[str, Any] | None = None) -> list
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_rules_let_every_profile_pass(name: str) -> None:
     assert _complaints(profile(name)) == []
+
+
+@pytest.mark.parametrize("vllm", [{}, {"drafts": "pool"}, {"drafts": "none"}])
+def test_the_rules_let_vllm_pass(vllm: dict[str, Any]) -> None:
+    spec = on_vllm(**vllm)
+    spec["pools"][0]["groups"][0]["engine"] = {"maxSessions": 8}
+    spec["gateway"] = {"settings": {"speculationMode": "rejection"}}
+    if vllm.get("drafts") == "none":
+        del spec["pools"][1], spec["model"]["drafter"]
+    assert _complaints(spec) == []
+    assert service(spec).spec.has_vllm()
+
+
+def test_arguments_of_vllm_may_be_of_any_kind_and_no_others_may() -> None:
+    pool = _root(service_crd())["properties"]["spec"]["properties"]["pools"]["items"]
+    vllm = pool["properties"]["vllm"]
+    assert vllm["properties"]["engineArgs"]["x-kubernetes-preserve-unknown-fields"] is True
+    assert "x-kubernetes-preserve-unknown-fields" not in vllm
 
 
 @pytest.mark.parametrize(
@@ -139,8 +162,21 @@ def test_the_rules_let_every_profile_pass(name: str) -> None:
         ("two controllers on one embedded store", "an embedded store belongs to one controller"),
         ("an upgrade without a surge", "NewClusterWithIncrementalUpgrade needs surge"),
         ("a Redis that is not named", "type Redis needs redis.address"),
+        ("more replicas than the groups may have", "replicas must lie between the sums"),
+        ("certificates from nowhere", "exactly one of secretName and issuerRef must be set"),
+        ("certificates from two places", "exactly one of secretName and issuerRef must be set"),
+        ("certificates that are renewed before they begin", "renewBeforeHours must be below"),
         ("a promise about nothing", "timeToFirstTokenSeconds or interTokenSeconds is needed"),
         ("a promise that nobody measures", "observability.monitors is needed"),
+        ("vLLM for another role", "runtime vllm is for a pool with role verifier"),
+        ("settings of vLLM for our own engine", "vllm is given and runtime is native"),
+        ("a setting of our own engine for vLLM", "a vLLM pool has no engine settings numPages"),
+        ("a prefill pool beside vLLM", "vLLM runs prompts itself"),
+        ("two runtimes in one service", "all verifier pools of a service have the same runtime"),
+        ("drafters that nobody asks", "a drafter pool beside vLLM needs vllm.drafts pool"),
+        ("vLLM's own drafts without a drafter", "runtime vllm without model.drafter needs"),
+        ("coupled sampling by vLLM", "vLLM judges drafts by rejection only"),
+        ("cohorts of vLLM", "speculation.cohorts says nothing to vLLM"),
     ],
 )
 def test_a_rule_refuses_what_the_operator_refuses(mistake: str, complaint: str) -> None:
@@ -183,6 +219,18 @@ def test_a_rule_refuses_an_engine_setting_of_another_role() -> None:
     spec = small()
     spec["pools"][1]["groups"][0]["engine"] = {"numPages": 64}
     assert any("a drafter pool has no engine settings" in told for told in _complaints(spec))
+
+
+def test_the_scale_of_a_service_is_that_of_its_verifiers() -> None:
+    (version,) = service_crd()["spec"]["versions"]
+    paths = version["subresources"]["scale"]
+    for key, where in paths.items():
+        node = _root(service_crd())
+        for step in where.strip(".").split("."):
+            node = node["properties"][step]
+        assert node["type"] == ("string" if key == "labelSelectorPath" else "integer")
+    # With a default, the API server would take the number from whoever asked the controller.
+    assert "default" not in _root(service_crd())["properties"]["spec"]["properties"]["replicas"]
 
 
 def test_the_crds_parse_as_yaml() -> None:

@@ -1,20 +1,26 @@
 """Handlers: whole looks at an API server in a dictionary."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import kopf
 import pytest
 
+from dspark.rpc.authority import Authority
 from dspark_operator.fleet import Answer, FleetReport, UnitReport
 from dspark_operator.handlers import reconcile, stop
 from dspark_operator.hands import Hands
 from dspark_operator.manifests.objects import Cluster
+from dspark_operator.trust import Trust
 from tests.operator.cases import RELEASE, body, small
 from tests.operator.fake_api import FakeApi
+from tests.operator.test_certificates import GIVEN, ISSUED
 
 HEALTHY = FleetReport(
     units={
-        "verifier-big": UnitReport(ready=1, profiled=1, connected_drafters=1, budget_epoch=1),
+        "verifier-big": UnitReport(
+            ready=1, profiled=1, connected_drafters=1, budget="all", drafting=True
+        ),
         "drafter-small": UnitReport(ready=1),
     }
 )
@@ -35,13 +41,13 @@ class World:
                 client=self.api,
                 cluster=Cluster(minor=32, kinds=frozenset({"policy/v1/PodDisruptionBudget"})),
                 release=RELEASE,
-                ask_fleet=lambda _: self.answer,
+                ask_routes=lambda *_: self.answer,
                 ask_token=self._token,
                 tell=lambda _, *, type, reason, message: self.events.append((type, reason)),
             )
         )
 
-    def _token(self, url: str, model: str) -> str:
+    def _token(self, url: str, model: str, trust: Trust) -> str:
         self.asked += 1
         return self.token
 
@@ -158,11 +164,75 @@ def test_a_settled_service_is_neither_written_nor_asked_for_tokens(ready: World)
     assert ready.asked == asked
 
 
+def test_a_kind_that_comes_later_is_seen(ready: World) -> None:
+    hands: Hands = ready.memo.hands
+    now_s = [hands.clock()]
+    hands.clock = lambda: now_s[0]
+    grown = Cluster(
+        minor=33, kinds=hands.cluster.kinds | {"autoscaling/v2/HorizontalPodAutoscaler"}
+    )
+    hands.ask_cluster = lambda _: grown
+    ready.edit(gateway={"autoscaling": {}})
+    assert ready.look()["ScalingReady"] == ("False", "KindMissing")
+    now_s[0] += 100.0
+    assert ready.look()["ScalingReady"][1] != "KindMissing"
+    assert "apply HorizontalPodAutoscaler llm-gateway" in ready.api.log
+
+
+def test_a_deployment_that_replaces_its_pods_in_another_way_is_made_anew(ready: World) -> None:
+    store = {"type": "Redis", "redis": {"address": "redis:6379"}}
+    ready.edit(controller={"replicas": 2, "store": store})
+    ready.look()
+    touched = [entry for entry in ready.api.log if "Deployment" in entry]
+    assert touched[:2] == ["delete Deployment llm-controller", "apply Deployment llm-controller"]
+    ready.api.log.clear()
+    ready.edit(controller={"replicas": 3, "store": store})
+    ready.look()
+    assert [e for e in ready.api.log if "llm-controller" in e and "Deployment" in e] == [
+        "apply Deployment llm-controller"
+    ]
+
+
+def _authority(world: World, **data: str) -> None:
+    world.api.objects["v1", "ConfigMap", "serving", "authority"] = {
+        "metadata": {"name": "authority", "namespace": "serving"}, "data": data,
+    }  # fmt: skip
+
+
+def test_pods_that_could_not_start_are_not_made(world: World) -> None:
+    world.edit(tls=ISSUED)
+    told = world.look()
+    assert told["Stalled"] == ("True", "CertManagerMissing")
+    world.edit(tls=GIVEN)
+    for data in ({}, {"ca.crt": "no certificate"}):
+        if data:
+            _authority(world, **data)
+        assert world.look()["Stalled"] == ("True", "AuthorityMissing")
+    assert "Deployment" not in {key[1] for key in world.api.objects}
+    made = Authority.new("a test", days=1.0, now=datetime.now(UTC))
+    _authority(world, **{"ca.crt": made.pair.certificate.decode()})
+    assert world.look()["Reconciling"] == ("True", "CheckingPair")
+
+
+def test_tls_is_turned_on_in_all_processes_once_the_engines_are_gone(ready: World) -> None:
+    made = Authority.new("a test", days=1.0, now=datetime.now(UTC))
+    _authority(ready, **{"ca.crt": made.pair.certificate.decode()})
+    ready.edit(tls=GIVEN)
+    assert ready.look()["Stalled"] == ("True", "NewClusterNeeded")
+    assert ready.api.log == [], "nothing is rolled meanwhile"
+    del ready.api.objects["ray.io/v1", "RayService", "serving", "llm"]
+    told = ready.look()
+    assert told["Reconciling"] == ("True", "Creating")
+    applied = [entry for entry in ready.api.log if "Deployment" in entry or "RayService" in entry]
+    assert applied == ["apply Deployment llm-controller", "apply Deployment llm-gateway",
+                       "apply RayService llm"]  # fmt: skip
+
+
 def test_a_token_is_asked_for_again_after_an_outage(ready: World) -> None:
     asked = ready.asked
     ready.answer = Answer(problem="connection refused")
     ready.look()
-    assert ready.look()["Ready"] == ("False", "FleetUnknown")
+    assert ready.look()["Ready"] == ("False", "RoutesUnknown")
     ready.answer, ready.token = Answer(fleet=HEALTHY), "HTTP Error 503"
     assert ready.look()["Ready"] == ("False", "NoFirstToken")
     ready.token = ""

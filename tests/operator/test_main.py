@@ -9,7 +9,8 @@ import pytest
 
 from dspark_operator import __main__ as process
 from dspark_operator import handlers, names
-from dspark_operator.ask import ask_fleet, ask_token
+from dspark_operator.ask import ask_routes, ask_token
+from dspark_operator.trust import NOBODY
 from tests.operator.answering import Answering, served
 
 FLEET = {"term": 1, "members": [{"replica": {"pool": "v", "state": "ready"}}], "pools": []}
@@ -35,13 +36,13 @@ def gateway() -> Iterator[str]:
 
 def test_the_fleet_is_asked_of_the_gateway(gateway: str) -> None:
     _Gateway.answer = (200, FLEET)
-    fleet = ask_fleet(gateway).fleet
+    fleet = ask_routes(gateway, NOBODY).fleet
     assert fleet is not None
     assert fleet.unit("v").ready == 1
 
 
 def test_a_gateway_that_cannot_be_asked_is_named() -> None:
-    answer = ask_fleet("http://127.0.0.1:1")
+    answer = ask_routes("http://127.0.0.1:1", NOBODY)
     assert answer.fleet is None
     assert answer.problem.startswith("http://127.0.0.1:1: ")
 
@@ -56,12 +57,12 @@ def test_a_gateway_that_cannot_be_asked_is_named() -> None:
 )
 def test_a_token_came_or_what_came_instead(gateway: str, answer: Any, problem: str) -> None:
     _Gateway.answer = answer
-    assert ask_token(gateway, "m") == problem
+    assert ask_token(gateway, "m", NOBODY) == problem
 
 
 def test_an_error_of_the_gateway_is_told(gateway: str) -> None:
     _Gateway.answer = (503, {})
-    assert "503" in ask_token(gateway, "m")
+    assert "503" in ask_token(gateway, "m", NOBODY)
 
 
 def test_kopf_takes_every_handler() -> None:

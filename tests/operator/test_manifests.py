@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from dspark.config.controller import ControllerSettings
 from dspark.config.gateway import GatewayProcess
 from dspark.config.system import SystemSettings
+from dspark.config.vllm_engine import VllmEngineSettings
 from dspark.telemetry import metrics
 from dspark_operator import names
 from dspark_operator.control_key import digest_of, token_of
@@ -26,6 +27,7 @@ from tests.operator.cases import (
     RELEASE,
     ROOT,
     children,
+    on_vllm,
     profile,
     ray_service,
     service,
@@ -212,6 +214,67 @@ def test_speculation_defaults_give_way_to_a_groups_own_settings() -> None:
     chosen = [a["args"]["system"]["pools"]["verifier"]["settings"] for a in applications[:2]]
     assert [settings["cohorts"] for settings in chosen] == [2, 1]
     assert [settings["drafting"]["deadline_factor"] for settings in chosen] == [5.0, 2.0]
+
+
+def _systems(spec: dict[str, Any]) -> list[SystemSettings]:
+    """What each application is told."""
+    applications = yaml.safe_load(ray_service(spec)["spec"]["serveConfigV2"])["applications"]
+    return [SystemSettings.model_validate(one["args"]["system"]) for one in applications]
+
+
+def test_settings_of_vllm_reach_the_engine_as_they_were_given() -> None:
+    arguments = {"max_model_len": 4096, "enforce_eager": True, "compilation_config": {"level": 0}}
+    spec = on_vllm(
+        python="/opt/vllm/bin/python",
+        tensorParallelSize=2,
+        kvCacheMegabytes=64,
+        engineArgs=arguments,
+    )
+    group = spec["pools"][0]["groups"][0]
+    group |= {"engine": {"maxSessions": 8}, "replicasPerPod": 2}
+    group["resources"]["limits"]["nvidia.com/gpu"] = 4
+    verifier = _systems(spec)[0].pools.verifier
+    assert (verifier.engine, verifier.num_gpus, verifier.settings.max_sessions) == ("vllm", 2, 8)
+    assert verifier.vllm == VllmEngineSettings(
+        python="/opt/vllm/bin/python",
+        tensor_parallel_size=2,
+        kv_cache_mb=64,
+        engine_args=arguments,
+    )
+
+
+def test_vllm_is_asked_for_rejection_alone_and_runs_prompts_itself() -> None:
+    verifier, drafter = _systems(on_vllm())
+    assert verifier.pools.prefill.replicas == 0
+    assert verifier.gateway.speculation_mode == "rejection"
+    assert drafter == _systems(small())[1]
+    gateway = _of(children(on_vllm()), "ConfigMap", "llm-gateway")["data"]["gateway.json"]
+    assert GatewayProcess.model_validate_json(gateway).gateway.speculation_mode == "rejection"
+
+
+def test_vllm_without_drafts_is_told_of_no_drafter_pool() -> None:
+    spec = on_vllm(drafts="none")
+    del spec["pools"][1]
+    (verifier,) = _systems(spec)
+    assert verifier.pools.drafter.replicas == 0
+
+
+def test_a_pool_may_have_an_image_of_its_own_and_weights_are_fetched_by_ours() -> None:
+    spec = on_vllm()
+    spec["pools"][0]["image"] = "dspark-engine-vllm:1.2.3"
+    spec["model"]["target"] = {"hub": {"id": "org/name"}}
+    templates = dict(_pods(children(spec)))
+    used = {
+        owner.removeprefix("RayService llm "): template["spec"]["containers"][0]["image"]
+        for owner, template in templates.items()
+        if owner.startswith("RayService")
+    }
+    ours = RELEASE.engine_image
+    assert used == {
+        "head": ours, "verifier-big": "dspark-engine-vllm:1.2.3", "drafter-small": ours,
+    }  # fmt: skip
+    (fetcher,) = templates["RayService llm verifier-big"]["spec"]["initContainers"]
+    assert fetcher["image"] == ours
 
 
 def test_an_autoscaled_gateway_has_no_count_to_fight_over() -> None:
@@ -492,3 +555,8 @@ def test_kuberay_accepts_every_ray_service() -> None:
     for name in PROFILES:
         errors = list(checker.iter_errors(ray_service(profile(name))["spec"]))
         assert not errors, [f"{list(e.path)}: {e.message}"[:300] for e in errors]
+
+
+def test_another_number_of_verifiers_renders_the_same_objects() -> None:
+    """It goes to the controller: an autoscaler's step restarts nothing."""
+    assert children({**small(), "replicas": 2}) == children(small())

@@ -53,6 +53,19 @@ def test_an_empty_cluster_lacks_what_is_needed() -> None:
     assert _said(bare, "warning")[0].startswith("Kubernetes 1.20: meant for 1.28")
 
 
+def test_what_tls_needs_is_said() -> None:
+    given = small(tls={"authorityConfigMapName": "authority", "secretName": "s"})
+    issued = small(tls={"authorityConfigMapName": "authority", "issuerRef": {"name": "i"}})
+    here = _facts(authorities=frozenset({"authority"}))
+    assert _said(here, "missing", given) == []
+    assert _said(here, "missing", issued) == [
+        "cert-manager.io/v1/Certificate is not served: cert-manager, which the spec asks for"
+    ]
+    (told,) = _said(_facts(authorities=frozenset()), "missing", given)
+    assert told.startswith("ConfigMap authority with the key ca.crt is not in namespace serving")
+    assert _said(_facts(), "warning", given) == ["ConfigMap authority: no right to look"]
+
+
 def test_a_controller_with_a_redis_or_without_a_volume_needs_no_storage_class() -> None:
     bare = _facts(storage_classes=[])
     redis = {"type": "Redis", "redis": {"address": "redis:6379"}}

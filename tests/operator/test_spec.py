@@ -16,6 +16,11 @@ def _group(spec: dict[str, Any]) -> dict[str, Any]:
     return spec["pools"][0]["groups"][0]
 
 
+def _vllm(spec: dict[str, Any], **vllm: Any) -> None:
+    """Lets vLLM run the verifiers."""
+    spec["pools"][0] |= {"runtime": "vllm", "vllm": vllm}
+
+
 MISTAKES: dict[str, tuple[Edit, str]] = {
     "a misspelt key": (
         lambda s: _group(s).update(replica=1),
@@ -52,6 +57,35 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
     "a verifier group without replicas": (
         lambda s: _group(s).update(replicas={"min": 0, "max": 2}),
         "spec.pools[0].groups[big].replicas.min: a verifier group needs",
+    ),
+    "more replicas than the groups may have": (
+        lambda s: s.update(replicas=5),
+        "spec: replicas must lie between the sums of all verifier groups' replicas.min and "
+        "replicas.max: 1 to 4, not 5",
+    ),
+    "certificates from nowhere": (
+        lambda s: s.update(tls={"authorityConfigMapName": "ca"}),
+        "spec.tls: exactly one of secretName and issuerRef must be set",
+    ),
+    "certificates from two places": (
+        lambda s: s.update(
+            tls={"authorityConfigMapName": "ca", "secretName": "a", "issuerRef": {"name": "b"}}
+        ),
+        "spec.tls: exactly one of secretName and issuerRef must be set",
+    ),
+    "certificates that are renewed before they begin": (
+        lambda s: s.update(
+            tls={"authorityConfigMapName": "ca", "issuerRef": {"name": "b"}, "durationHours": 700}
+        ),
+        "spec.tls: renewBeforeHours must be below durationHours",
+    ),
+    "TLS without an authority": (
+        lambda s: s.update(tls={"secretName": "a"}),
+        "spec.tls.authorityConfigMapName: Field required",
+    ),
+    "a setting of TLS that the operator owns": (
+        lambda s: s.update(gateway={"settings": {"tls": {}}}),
+        "spec.gateway.settings.tls: unknown key",
     ),
     "no verifier": (
         lambda s: s["pools"].pop(0),
@@ -128,6 +162,59 @@ MISTAKES: dict[str, tuple[Edit, str]] = {
         lambda s: s.update(images={"engine": "dspark-engine"}),
         "spec.images.engine: String should match pattern",
     ),
+    "vLLM for another role": (
+        lambda s: s["pools"][1].update(runtime="vllm"),
+        "spec.pools[1]: runtime vllm is for a pool with role verifier",
+    ),
+    "settings of vLLM for our own engine": (
+        lambda s: s["pools"][0].update(vllm={"drafts": "none"}),
+        "spec.pools[0]: vllm is given and runtime is native: say runtime: vllm, or remove it",
+    ),
+    "a misspelt setting of vLLM": (
+        lambda s: _vllm(s, draft="none"),
+        "spec.pools[0].vllm.draft: unknown key; did you mean drafts?",
+    ),
+    "an argument of vLLM that follows from another setting": (
+        lambda s: _vllm(s, engineArgs={"model": "x"}),
+        "spec.pools[0]: vllm.engine_args.model follows from model.target: remove it",
+    ),
+    "a setting of our own engine for vLLM": (
+        lambda s: (_vllm(s), _group(s).update(engine={"numPages": 64})),
+        "spec.pools[0].groups[big].engine: a vLLM pool has no engine settings numPages, ",
+    ),
+    "a target split over more GPUs than there are": (
+        lambda s: _vllm(s, tensorParallelSize=2),
+        "spec.pools[0].groups[big].resources: vllm.tensorParallelSize 2 needs 2 GPUs a replica, "
+        "and it has 1",
+    ),
+    "vLLM's own drafts on a CPU": (
+        lambda s: (_vllm(s, drafts="colocated"), s["pools"].pop(), _group(s).update(device="cpu")),
+        "spec.pools[0].groups[big]: vllm.drafts colocated needs a GPU",
+    ),
+    "a prefill pool beside vLLM": (
+        lambda s: (_vllm(s), s["pools"].append({**s["pools"][1], "name": "p", "role": "prefill"})),
+        "spec.pools[p]: vLLM runs prompts itself: a service with runtime vllm has no prefill pool",
+    ),
+    "two runtimes in one service": (
+        lambda s: (s["pools"].append({**s["pools"][0], "name": "more"}), _vllm(s)),
+        "spec.pools[more].runtime: all verifier pools of a service have the same runtime",
+    ),
+    "drafters that nobody asks": (
+        lambda s: _vllm(s, drafts="none"),
+        "spec.pools[drafter]: a drafter pool beside vLLM needs vllm.drafts pool",
+    ),
+    "vLLM's own drafts without a drafter": (
+        lambda s: (_vllm(s, drafts="colocated"), s["pools"].pop(), s["model"].pop("drafter")),
+        "spec.pools: runtime vllm without model.drafter needs vllm.drafts none",
+    ),
+    "coupled sampling by vLLM": (
+        lambda s: (_vllm(s), s.update(gateway={"settings": {"speculationMode": "coupled"}})),
+        "spec: vLLM judges drafts by rejection only: set gateway.settings.speculationMode",
+    ),
+    "cohorts of vLLM": (
+        lambda s: (_vllm(s), s.update(speculation={"cohorts": 2})),
+        "spec: speculation.cohorts says nothing to vLLM",
+    ),
     "ports the wrong way round": (
         lambda s: s.update(network={"portMin": 9950, "portMax": 9910}),
         "spec.network: portMin..portMax is 9950..9910, and 1 replicas share a pod",
@@ -164,3 +251,16 @@ def test_gpus_are_counted_at_the_largest_size() -> None:
 def test_an_empty_spec_says_what_is_missing() -> None:
     with pytest.raises(SpecError, match=r"^spec.model: Field required"):
         service({})
+
+
+def test_replicas_fill_the_groups_of_verifiers_in_the_order_written() -> None:
+    spec = small()
+    groups = spec["pools"][0]["groups"]
+    groups.append({**groups[0], "name": "more", "replicas": {"min": 2, "max": 3}})
+
+    def shares(replicas: int | None) -> list[int]:
+        given = spec if replicas is None else {**spec, "replicas": replicas}
+        return list(service(given).spec.verifier_shares().values())
+
+    assert shares(None) == []
+    assert [shares(count) for count in (3, 4, 6, 7)] == [[1, 2], [2, 2], [4, 2], [4, 3]]

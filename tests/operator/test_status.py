@@ -1,6 +1,5 @@
 """Status: every condition from what was seen, and nothing assumed."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -8,16 +7,17 @@ import pytest
 
 from dspark_operator.conditions import Condition, merge
 from dspark_operator.crd import conditions_schema
-from dspark_operator.fleet import FleetReport, UnitReport, parse_fleet
+from dspark_operator.fleet import FleetReport, UnitReport
+from dspark_operator.observed import Observed
 from dspark_operator.rollout import Step, StepKind
-from dspark_operator.status import CONDITIONS, Observed, broken_status, conditions_of, status_of
+from dspark_operator.status import CONDITIONS, broken_status, conditions_of, status_of
 from tests.operator.cases import service, small
 
 NOW = "2026-01-01T00:00:00Z"
 SERVICE = service(small(), generation=3)
 NOTHING = Step(kind=StepKind.NOTHING, reason="UpToDate", message="everything is applied")
 VERIFIER = UnitReport(
-    ready=1, wanted=2, profiled=1, connected_drafters=1, budget_epoch=5, budget_reason="trims: x"
+    ready=1, wanted=2, profiled=1, connected_drafters=1, budget="trims: x", drafting=True
 )
 RAY: dict[str, Any] = {
     "metadata": {"generation": 4},
@@ -35,6 +35,7 @@ HEALTHY = Observed(
     step=NOTHING,
     ray_service=RAY,
     gateway={"status": {"availableReplicas": 1}},
+    routes=FleetReport(units={"verifier-big": UnitReport(ready=1)}),
     fleet=FleetReport(units={"verifier-big": VERIFIER, "drafter-small": UnitReport(ready=1)}),
     first_token=True,
 )
@@ -54,6 +55,13 @@ def test_a_healthy_service_says_so_in_every_condition() -> None:
     assert list(truths) == list(CONDITIONS)
     abnormal = {"Reconciling": "False", "Stalled": "False"}
     assert truths == dict.fromkeys(CONDITIONS, "True") | abnormal
+
+
+def test_a_number_of_verifiers_that_cannot_be_asked_for_is_told() -> None:
+    unasked = replace(HEALTHY, sizes_problem="verifier-big: timed out")
+    assert _told(unasked, "ScalingReady") == ("Unknown", "ControllerUnknown")
+    short = replace(unasked, unschedulable={"verifier-big": "no node"})
+    assert _told(short, "ScalingReady") == ("False", "InsufficientCapacity")
 
 
 def test_every_condition_is_there_on_the_first_visit() -> None:
@@ -76,13 +84,13 @@ def test_decoding_without_drafts_is_ready_and_says_so() -> None:
     seen = replace(HEALTHY, fleet=_fleet(verifier_big=VERIFIER))
     assert _told(seen, "Ready") == ("True", "FirstTokenSeen")
     assert _told(seen, "SpeculationActive") == ("False", "NoDrafterReady")
-    off = replace(VERIFIER, budget_off=True)
+    off = replace(VERIFIER, drafting=False)
     both = replace(HEALTHY, fleet=_fleet(verifier_big=off, drafter_small=UnitReport(ready=1)))
     assert _told(both, "SpeculationActive") == ("False", "BudgetOff")
 
 
 def test_a_missing_profile_and_a_missing_budget_are_named() -> None:
-    bare = replace(VERIFIER, profiled=0, budget_epoch=None)
+    bare = replace(VERIFIER, profiled=0, budget=None, drafting=None)
     seen = replace(HEALTHY, fleet=_fleet(verifier_big=bare, drafter_small=UnitReport(ready=1)))
     assert _told(seen, "ProfileReady") == ("False", "ProfileMissing")
     assert _told(seen, "BudgetPublished") == ("False", "MetricsMissing")
@@ -94,16 +102,42 @@ def test_a_kind_of_node_without_capacity_is_named_and_the_rest_serves() -> None:
     assert _told(seen, "Ready") == ("True", "FirstTokenSeen")
 
 
+def test_pods_that_do_not_come_up_are_told_where_they_are_missed() -> None:
+    pulling = "container engine: ImagePullBackOff: no such image"
+    none = replace(
+        HEALTHY, routes=_fleet(), fleet=_fleet(), failing={"verifier-big": pulling, "gateway": "x"}
+    )
+    told = {c.type: c for c in conditions_of(SERVICE, none)}
+    assert pulling in told["VerifierReady"].message
+    assert pulling in told["Ready"].message
+    gone = replace(none, gateway={"status": {}})
+    assert _told(gone, "RouterReady") == ("False", "PodsFailing")
+
+
 def test_one_verifier_of_two_serves_and_none_does_not() -> None:
     spec = small()
     spec["pools"][0]["groups"][0]["replicas"] = {"min": 2, "max": 2}
     two = service(spec)
     told = {c.type: c for c in conditions_of(two, HEALTHY)}
     assert (told["Ready"].status, told["VerifierReady"].reason) == ("True", "TooFewReplicas")
-    none = replace(HEALTHY, fleet=_fleet(verifier_big=UnitReport()))
+    none = replace(HEALTHY, routes=_fleet(), fleet=_fleet(verifier_big=UnitReport()))
     told = {c.type: c for c in conditions_of(two, none)}
     assert (told["Ready"].status, told["Ready"].reason) == ("False", "NoVerifierReady")
-    assert "verifier-big has 0 of 2" in told["Ready"].message
+    assert "verifier-big has 0 of 2" in told["VerifierReady"].message
+
+
+def test_a_lost_controller_leaves_the_service_ready_and_everything_it_knows_unknown() -> None:
+    """The gateway goes on with the last fleet that it saw; nobody takes that for the present."""
+    lost = replace(HEALTHY, fleet=None, fleet_problem="timed out")
+    told = {c.type: (c.status, c.reason) for c in conditions_of(SERVICE, lost)}
+    assert told["Ready"] == ("True", "FirstTokenSeen")
+    for kind in ("DrafterReady", "VerifierReady", "ProfileReady", "BudgetPublished",
+                 "SpeculationActive"):  # fmt: skip
+        assert told[kind] == ("Unknown", "FleetUnknown"), kind
+    pools: Any = status_of(SERVICE, lost, {}, timestamp=NOW)["pools"]
+    assert pools[0]["readyReplicas"] == 1, "as the gateway has it"
+    silent = replace(lost, routes=None, routes_problem="connection refused")
+    assert _told(silent, "Ready") == ("False", "RoutesUnknown")
 
 
 def test_a_held_edit_stalls_and_is_not_reconciled() -> None:
@@ -156,33 +190,3 @@ def test_conditions_have_the_form_that_the_crd_asks_for() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     status = status_of(SERVICE, HEALTHY, {}, timestamp=NOW)
     jsonschema.validate(status["conditions"], conditions_schema())
-
-
-def test_the_fleet_is_read_as_the_gateway_tells_it() -> None:
-    fleet = {
-        "term": 1,
-        "members": [
-            {
-                "replica": {
-                    "pool": "verifier-big", "role": "verifier", "state": "ready",
-                    "curve": {"version": "v", "points": [{"step_s": 0.01}]},
-                },
-                "load": {"connected_drafters": 2},
-            },
-            {"replica": {"pool": "verifier-big", "state": "draining", "curve": None}, "load": None},
-        ],
-        "pools": [
-            {
-                "name": "verifier-big", "wanted_replicas": 3,
-                "budget": {"epoch": 9, "reason": "off: no gain", "buckets": [
-                    {"max_context_tokens": 512, "draft_tokens": [-2, -2]}]},
-            }
-        ],
-    }  # fmt: skip
-    report = parse_fleet(json.dumps(fleet)).unit("verifier-big")
-    assert report == UnitReport(
-        ready=1, wanted=3, profiled=1, connected_drafters=2,
-        budget_epoch=9, budget_reason="off: no gain", budget_off=True,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="not a fleet"):
-        parse_fleet("{}")

@@ -1,29 +1,14 @@
-"""Verification policies: decisions, claims and status, without a controller."""
+"""Verification policies: what is done follows from what is asked and what is held."""
 
-import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dspark.core.policy import Mode, Policy
-from dspark_operator.spec.parse import SpecError, parse_policy
-from dspark_operator.verification import (
-    Act,
-    Held,
-    Layer,
-    Outcome,
-    Wish,
-    claims,
-    next_act,
-    policy_status,
-)
-from tests.operator.cases import ROOT, service, small
+from dspark_operator.verification import Act, Asked, Held, Layer, Wish, next_act
 
-NOW = "2026-01-01T00:00:00Z"
 CALM = Policy(mode=Mode.OFF)
 WISH = Wish(policy=CALM, reason="VerificationPolicy calm")
 OURS = Layer(policy=CALM, author="dspark-operator", reason=WISH.reason)
@@ -32,6 +17,8 @@ OVERRIDE = Layer(policy=Policy(cap=4), author="ada", reason="a peak", until_unix
 CANARY = Layer(policy=Policy(cap=2, canary_share=0.1), author="ada", reason="a try")
 BRIEF_CANARY = replace(CANARY, until_unix_s=1_800_000_000.0)
 OLD = Layer(policy=Policy(floor=1), author="dspark-operator", reason=WISH.reason)
+TRY = Wish(policy=Policy(cap=2, canary_share=0.1), reason="VerificationPolicy try")
+OUR_CANARY = Layer(policy=TRY.policy, author="dspark-operator", reason=TRY.reason, change=9)
 
 
 @pytest.mark.parametrize(
@@ -59,211 +46,74 @@ OLD = Layer(policy=Policy(floor=1), author="dspark-operator", reason=WISH.reason
 def test_what_is_done_follows_from_what_is_asked_and_what_is_held(
     wish: Wish | None, layers: tuple[Layer, ...], act: Act
 ) -> None:
-    assert next_act(wish, Held(version=7, layers=layers)) is act
+    assert next_act(Asked(whole=wish), Held(version=7, layers=layers)) is act
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "act"),
+    [
+        (Asked(canary=TRY), (), Act.SET_CANARY),
+        (Asked(canary=TRY), (OUR_CANARY,), Act.NOTHING),
+        (Asked(canary=TRY), (THEIRS,), Act.SET_CANARY),
+        (Asked(canary=TRY), (THEIRS, CANARY), Act.SET_CANARY),
+        (Asked(canary=TRY), (THEIRS, BRIEF_CANARY), Act.WAIT),
+        (Asked(canary=TRY), (THEIRS, OVERRIDE), Act.WAIT),
+        (Asked(canary=TRY), (OURS, OUR_CANARY), Act.CLEAR),
+        (Asked(whole=WISH, canary=TRY), (OURS,), Act.SET_CANARY),
+        (Asked(whole=WISH, canary=TRY), (OURS, OUR_CANARY), Act.NOTHING),
+        (Asked(whole=WISH, canary=TRY), (OLD, OUR_CANARY), Act.SET),
+        (Asked(whole=WISH, canary=TRY), (OURS, OVERRIDE, OUR_CANARY), Act.NOTHING),
+        (Asked(whole=WISH), (OURS, OUR_CANARY), Act.END_CANARY),
+        (Asked(), (OUR_CANARY,), Act.END_CANARY),
+        (Asked(), (THEIRS, OUR_CANARY), Act.END_CANARY),
+        (Asked(), (THEIRS, OVERRIDE, OUR_CANARY), Act.WAIT),
+        (Asked(), (THEIRS, CANARY), Act.NOTHING),
+    ],
+)
+def test_a_canary_of_a_manifest_lies_beside_the_policy_of_all(
+    asked: Asked, layers: tuple[Layer, ...], act: Act
+) -> None:
+    assert next_act(asked, Held(version=7, layers=layers)) is act
 
 
 LAYER = st.sampled_from([OURS, OLD, THEIRS])
 
 
 @given(
-    st.one_of(st.none(), st.just(WISH)),
+    st.sampled_from([None, WISH]),
+    st.sampled_from([None, TRY]),
     st.lists(LAYER, max_size=1),
     st.lists(st.just(OVERRIDE), max_size=3),
+    st.lists(st.sampled_from([CANARY, BRIEF_CANARY, OUR_CANARY]), max_size=1),
 )
-def test_an_override_is_never_ended_and_every_change_settles(
-    wish: Wish | None, base: list[Layer], overrides: list[Layer]
+def test_what_has_a_time_to_live_is_never_ended_and_every_change_settles(
+    whole: Wish | None,
+    canary: Wish | None,
+    base: list[Layer],
+    overrides: list[Layer],
+    canaries: list[Layer],
 ) -> None:
-    held = Held(version=1, layers=(*base, *overrides))
-    act = next_act(wish, held)
-    if overrides:
-        assert act in (Act.NOTHING, Act.WAIT)
+    asked = Asked(whole=whole, canary=canary)
+    held = Held(version=1, layers=(*base, *overrides, *canaries))
+    if overrides or BRIEF_CANARY in canaries:
+        assert next_act(asked, held) in (Act.NOTHING, Act.WAIT)
         return
-    after = {
-        Act.NOTHING: held.layers,
+    for _ in range(3):
+        act = next_act(asked, held)
+        if act is Act.NOTHING:
+            break
+        held = Held(version=1, layers=_after(act, held))
+    assert next_act(asked, held) is Act.NOTHING
+    assert whole is None or held.policy == whole.policy
+    assert (held.canary is not None and held.canary.policy == TRY.policy) or canary is None
+
+
+def _after(act: Act, held: Held) -> tuple[Layer, ...]:
+    """What the controller holds afterwards."""
+    below = tuple(layer for layer in held.layers if layer.policy.canary_share is None)
+    return {
         Act.SET: (OURS,),
         Act.CLEAR: (),
+        Act.SET_CANARY: (*below, OUR_CANARY),
+        Act.END_CANARY: below,
     }[act]
-    assert next_act(wish, Held(version=2, layers=after)) is Act.NOTHING
-
-
-def manifest(name: str = "calm", *, age: int = 0, **spec: Any) -> dict[str, Any]:
-    return {
-        "metadata": {
-            "name": name,
-            "generation": 3,
-            "creationTimestamp": f"2026-01-01T00:00:{age:02d}Z",
-        },
-        "spec": {"serviceName": "llm", **spec},
-    }
-
-
-def test_the_example_of_the_documentation_is_valid() -> None:
-    (written,) = re.findall(
-        r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S
-    )
-    document = yaml.safe_load(written)
-    assert document["kind"] == "VerificationPolicy"
-    (claim,) = claims([document], service(small()))
-    assert claim.refusal is None
-
-
-def two_groups() -> Any:
-    spec = small()
-    groups = spec["pools"][0]["groups"]
-    groups.append({**groups[0], "name": "more"})
-    return service(spec)
-
-
-def test_a_manifest_speaks_of_every_verifier_or_of_a_pool_or_of_a_group() -> None:
-    for more, units in (
-        ({}, ("verifier-big", "verifier-more")),
-        ({"poolName": "verifier"}, ("verifier-big", "verifier-more")),
-        ({"poolName": "verifier", "groupName": "more"}, ("verifier-more",)),
-    ):
-        (claim,) = claims([manifest(mode="Pinned", draftTokens=4, reason="a test", **more)],
-                          two_groups())  # fmt: skip
-        assert claim.units == units
-        assert claim.wish == Wish(
-            policy=Policy(mode=Mode.PINNED, draft_tokens=4),
-            reason="VerificationPolicy calm: a test",
-        )
-
-
-@pytest.mark.parametrize(
-    ("spec", "reason", "message"),
-    [
-        ({"mode": "Pinned"}, "InvalidSpec", "spec: draftTokens belongs to mode Pinned"),
-        ({"capp": 1}, "InvalidSpec", "spec.capp: unknown key; did you mean cap?"),
-        ({"poolName": "drafter"}, "PoolMissing", "there are verifier/big, verifier/more"),
-        ({"poolName": "verifier", "groupName": "x"}, "PoolMissing", "no verifier group is meant"),
-    ],
-)
-def test_a_manifest_that_cannot_be_followed_is_refused(
-    spec: dict[str, Any], reason: str, message: str
-) -> None:
-    (claim,) = claims([manifest(**spec)], two_groups())
-    assert claim.refusal is not None
-    assert claim.refusal.reason == reason
-    assert message in claim.refusal.message
-    assert claim.units == ()
-
-
-def test_of_two_manifests_for_the_same_verifiers_the_older_one_counts() -> None:
-    young = manifest("a", age=9, poolName="verifier", groupName="more")
-    old = manifest("z", age=1)
-    first, second = claims([young, old], two_groups())
-    assert (first.name, first.units) == ("z", ("verifier-big", "verifier-more"))
-    assert second.refusal is not None
-    assert (second.refusal.reason, second.units) == ("Conflicted", ())
-    assert "the older z" in second.refusal.message
-
-
-def test_without_its_service_a_manifest_is_in_force_nowhere() -> None:
-    told = _told(manifest(), None, {})
-    assert set(told.values()) == {("False", "ServiceMissing")}
-
-
-def _told(
-    document: dict[str, Any], of: Any, outcomes: dict[str, Outcome]
-) -> dict[str, tuple[str, str]]:
-    (claim,) = claims([document], of)
-    status: Any = policy_status(claim, outcomes, {}, timestamp=NOW)
-    assert status["observedGeneration"] == 3
-    assert all(c["observedGeneration"] == 3 for c in status["conditions"])
-    return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
-
-
-@pytest.mark.parametrize(
-    ("outcome", "ready", "in_force"),
-    [
-        (Outcome(held=Held(version=1, layers=(OURS,))), ("True", "Applied"), ("True", "InForce")),
-        (
-            Outcome(held=Held(version=2, layers=(OURS, OVERRIDE))),
-            ("True", "Applied"),
-            ("False", "Overridden"),
-        ),
-        (
-            Outcome(act=Act.WAIT, held=Held(version=2, layers=(OVERRIDE,))),
-            ("False", "WaitingForOverride"),
-            ("False", "Overridden"),
-        ),
-        (
-            Outcome(held=Held(version=2, layers=(OURS, BRIEF_CANARY))),
-            ("True", "Applied"),
-            ("True", "Canary"),
-        ),
-        (
-            Outcome(held=Held(version=2, layers=(OURS, OVERRIDE, CANARY))),
-            ("True", "Applied"),
-            ("False", "Overridden"),
-        ),
-        (
-            Outcome(act=Act.WAIT, held=Held(version=2, layers=(OLD, BRIEF_CANARY))),
-            ("False", "WaitingForOverride"),
-            ("False", "WaitingForOverride"),
-        ),
-        (
-            Outcome(problem="timed out"),
-            ("Unknown", "ControllerUnknown"),
-            ("Unknown", "ControllerUnknown"),
-        ),
-    ],
-)
-def test_status_says_who_wins(
-    outcome: Outcome, ready: tuple[str, str], in_force: tuple[str, str]
-) -> None:
-    told = _told(manifest(mode="Off"), service(small()), {"verifier-big": outcome})
-    assert told == {"Accepted": ("True", "Valid"), "Ready": ready, "InForce": in_force}
-
-
-def test_an_override_is_told_with_its_author_and_its_end() -> None:
-    (claim,) = claims([manifest(mode="Off")], service(small()))
-    held = Held(version=5, layers=(OURS, OVERRIDE))
-    status: Any = policy_status(claim, {"verifier-big": Outcome(held=held)}, {}, timestamp=NOW)
-    (in_force,) = [c for c in status["conditions"] if c["type"] == "InForce"]
-    assert in_force["message"] == (
-        "verifier-big: ada set auto, cap 4 until 2027-01-15T08:00:00Z: a peak"
-    )
-    assert status["pools"] == [
-        {
-            "name": "verifier-big",
-            "policy": "auto, cap 4",
-            "version": 5,
-            "overriddenBy": "ada",
-            "overriddenUntil": "2027-01-15T08:00:00Z",
-        }
-    ]
-    again: Any = policy_status(
-        claim, {"verifier-big": Outcome(held=held)}, status, timestamp="2026-02-02T00:00:00Z"
-    )
-    assert again == status, "nothing changed, so nothing is written"
-
-
-@given(
-    mode=st.sampled_from(["Auto", "Pinned", "Off", "VerifyAll"]),
-    bounds=st.fixed_dictionaries(
-        {},
-        optional={
-            "draftTokens": st.integers(0, 3),
-            "floor": st.integers(0, 3),
-            "cap": st.integers(0, 3),
-            "activationSessions": st.integers(1, 3),
-            "minTokensPerSecond": st.sampled_from([1, 2.5]),
-            "priorityWeights": st.lists(
-                st.fixed_dictionaries({"priority": st.integers(-2, 2), "weight": st.just(2)}),
-                max_size=3,
-            ),
-            "groupName": st.just("big"),
-            "poolName": st.just("verifier"),
-            "shadow": st.booleans(),
-        },
-    ),
-)
-def test_a_spec_that_is_taken_is_a_policy(mode: str, bounds: dict[str, Any]) -> None:
-    """The spec's own checks leave nothing for the controller to refuse."""
-    try:
-        spec = parse_policy({"spec": {"serviceName": "llm", "mode": mode, **bounds}})
-    except SpecError as error:
-        assert str(error).startswith(("spec: ", "spec.priorityWeights: "))  # noqa: PT017  # both ways are legal here
-        return
-    assert spec.policy().shadow is bounds.get("shadow", False)

@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
+import pytest
 
 from dspark.config.endpoint import EndpointSettings
 from dspark.core.budget import Budget
 from dspark.core.fleet import Fleet, LoadReport, Replica, ReplicaState
 from dspark.core.ids import Term
 from dspark.rpc.control_client import ControllerLink
+from dspark.rpc.credentials import Credentials
 from dspark.rpc.server import RpcServer
 from dspark.wire.fleet import fleet_to_wire
 from dspark.wire.v1 import control_pb2, control_pb2_grpc
 from tests.fleet_examples import a_replica, a_report
+from tests.rpc.pki import Pki, an_authority
 
 
 class FakeControl(control_pb2_grpc.ControlServiceServicer):
@@ -60,13 +64,15 @@ class FakeControl(control_pb2_grpc.ControlServiceServicer):
 class Site:
     """A controller's address; the controller there may change."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials | None = None) -> None:
         self.control = FakeControl()
         self.port = 0
+        self.credentials = credentials
         self._server: RpcServer | None = None
 
     async def up(self) -> None:
-        server = RpcServer(EndpointSettings(port_min=self.port, port_max=self.port), [])
+        endpoint = EndpointSettings(port_min=self.port, port_max=self.port)
+        server = RpcServer(endpoint, [], self.credentials)
         control = self.control
         server.add(lambda it: control_pb2_grpc.add_ControlServiceServicer_to_server(control, it))
         self.port = int((await server.start()).split(":")[1])
@@ -84,10 +90,14 @@ class Site:
 
 
 @asynccontextmanager
-async def linked() -> AsyncIterator[tuple[Site, ControllerLink]]:
-    site = Site()
+async def linked(
+    ours: Credentials | None = None, its: Credentials | None = None
+) -> AsyncIterator[tuple[Site, ControllerLink]]:
+    site = Site(its)
     await site.up()
-    link = ControllerLink(f"127.0.0.1:{site.port}", watcher="me", call_timeout_s=2.0)
+    link = ControllerLink(
+        f"127.0.0.1:{site.port}", watcher="me", credentials=ours, call_timeout_s=2.0
+    )
     try:
         yield site, link
     finally:
@@ -222,3 +232,36 @@ async def test_budgets_are_handed_on_and_a_malformed_one_ends_only_its_stream() 
         await asyncio.sleep(0.05)
         site.control.budgets.put_nowait(good)
         await until(lambda: len(heard) == 2)
+
+
+async def test_after_every_certificate_was_replaced_a_lost_controller_is_found_again(
+    tmp_path: Path,
+) -> None:
+    pki = Pki(tmp_path)
+    ours = Credentials(pki.settings())
+    async with linked(ours, Credentials(pki.settings())) as (site, link):
+        link.start_announcing(ME, report)
+        await until(lambda: site.control.reports)
+        pki.authority = an_authority("next")
+        pki.trust(pki.authority)
+        pki.renew()
+        count = len(site.control.reports)
+        await until(lambda: len(site.control.reports) > count)  # what is open goes on
+        await site.restart()
+        await until(lambda: site.control.reports)
+
+
+async def test_a_replica_without_tls_is_told_so_once_and_goes_on_trying(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pki = Pki(tmp_path)
+    async with linked(None, Credentials(pki.settings())) as (site, link):
+        link.start_announcing(ME, report)
+        link.start_watching_fleet()
+        await until(lambda: "does it want TLS, which is not set here (tls)?" in caplog.text)
+        site.credentials = None
+        await site.restart()
+        await until(lambda: site.control.reports)
+    errors = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert f"controller at 127.0.0.1:{site.port}: " in errors[0].getMessage()

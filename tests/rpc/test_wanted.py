@@ -4,13 +4,16 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import pytest
 
 from dspark.rpc.ask import ask_for_replicas, fleet_snapshot
+from dspark.rpc.credentials import Credentials
 from dspark.rpc.wanted import WantedReplicas
 from dspark.wire.v1 import control_pb2, control_pb2_grpc
+from tests.rpc.pki import Pki
 
 _PATIENCE_S = 20.0
 
@@ -58,6 +61,23 @@ def controller() -> Iterator[tuple[Controller, str]]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer, f"127.0.0.1:{port}"
+    server.stop(0.1).wait()
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    return Pki(tmp_path)
+
+
+@pytest.fixture
+def guarded(pki: Pki) -> Iterator[str]:
+    """The address of a controller that speaks TLS."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    control_pb2_grpc.add_ControlServiceServicer_to_server(Controller(), server)
+    credentials = Credentials(pki.settings()).for_server()
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    yield f"127.0.0.1:{port}"
     server.stop(0.1).wait()
 
 
@@ -127,3 +147,21 @@ def test_a_controller_that_is_not_there_is_named() -> None:
         fleet_snapshot("127.0.0.1:1", timeout_s=0.5)
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1 does not answer"):
         ask_for_replicas("127.0.0.1:1", "drafter", 1, author="me", reason="", timeout_s=0.5)
+
+
+def test_a_controller_with_tls_answers_who_has_a_certificate(guarded: str, pki: Pki) -> None:
+    ours = Credentials(pki.settings())
+    assert fleet_snapshot(guarded, credentials=ours, timeout_s=_PATIENCE_S).pools
+    wanted = WantedReplicas(guarded, "drafter", ours)
+    until(lambda: wanted.newest == 1)
+    previous = ask_for_replicas(
+        guarded, "drafter", 2, author="me", reason="", credentials=ours, timeout_s=_PATIENCE_S
+    )
+    assert previous == 1
+
+
+def test_without_tls_a_controller_that_wants_it_is_told_from_one_that_is_away(guarded: str) -> None:
+    with pytest.raises(ConnectionError, match="does not answer: it hung up at once: does it want"):
+        fleet_snapshot(guarded, timeout_s=_PATIENCE_S)
+    with pytest.raises(ConnectionError, match="does not answer: it hung up at once: does it want"):
+        ask_for_replicas(guarded, "drafter", 1, author="", reason="", timeout_s=_PATIENCE_S)

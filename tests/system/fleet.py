@@ -16,6 +16,7 @@ from dspark.config.drafter import DrafterSettings
 from dspark.config.endpoint import EndpointSettings
 from dspark.config.model import ModelSettings
 from dspark.config.prefill import PrefillSettings
+from dspark.config.tls import TlsSettings
 from dspark.config.verifier import DraftingSettings, VerifierSettings
 from dspark.controller.loop import Controller
 from dspark.controller.open_store import open_store
@@ -25,6 +26,7 @@ from dspark.drafter.replica import DrafterReplica
 from dspark.model.checkpoint import save_drafter
 from dspark.prefill.replica import PrefillReplica
 from dspark.rpc.channel import open_channel
+from dspark.rpc.credentials import open_credentials
 from dspark.rpc.server import RpcServer
 from dspark.verifier.replica import VerifierReplica
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
@@ -60,10 +62,17 @@ class Answer:
 class System:
     """The controller and the replicas that are up."""
 
-    def __init__(self, model: ModelSettings, controller: Controller, address: str) -> None:
+    def __init__(
+        self,
+        model: ModelSettings,
+        controller: Controller,
+        address: str,
+        tls: TlsSettings | None = None,
+    ) -> None:
         self.model = model
         self.controller = controller
-        self.endpoint = EndpointSettings(controller=address, metrics=False)
+        self.endpoint = EndpointSettings(controller=address, metrics=False, tls=tls)
+        self.credentials = open_credentials(tls)
         self.replicas: dict[str, PrefillReplica | DrafterReplica | VerifierReplica] = {}
 
     async def _up(
@@ -154,7 +163,7 @@ class System:
         tokens: list[int] = []
         logprobs: list[float] = []
         last = verify_pb2.GenerateResponse()
-        async with open_channel(address) as channel:
+        async with open_channel(address, self.credentials) as channel:
             stub: verify_pb2_grpc.VerifyServiceAsyncStub = verify_pb2_grpc.VerifyServiceStub(
                 channel
             )
@@ -169,7 +178,7 @@ class System:
 
 
 @asynccontextmanager
-async def system(folder: Path) -> AsyncIterator[System]:
+async def system(folder: Path, tls: TlsSettings | None = None) -> AsyncIterator[System]:
     """A system with a controller and no replica yet; ends everything in order."""
     # Random drafts are never accepted: with few samples the budget would soon say "off".
     settings = ControllerSettings(
@@ -177,12 +186,12 @@ async def system(folder: Path) -> AsyncIterator[System]:
     )
     store = open_store(settings.store)
     controller = Controller(settings, store)
-    server = RpcServer(EndpointSettings(), [SERVICE_NAME])
+    server = RpcServer(EndpointSettings(), [SERVICE_NAME], open_credentials(tls))
     service = ControlService(controller, settings)
     server.add(lambda it: add_control_service(service, it))
     address = await server.start()
     ticking = asyncio.create_task(controller.run())
-    made = System(write_pair(folder), controller, address)
+    made = System(write_pair(folder), controller, address, tls)
     try:
         yield made
     finally:

@@ -222,6 +222,23 @@ def test_pages_that_are_here_already_are_named_in_the_request() -> None:
         assert sink.stats.cached_prompt_tokens == 20
 
 
+def test_the_next_turn_of_a_conversation_finds_the_answer_of_the_last_one() -> None:
+    it = Bench()
+    with running(it.system):
+        started, sink = it.begin()
+        it.chunk(started, 0, 22)
+        answer = sink.wait().tokens
+        turn = [*PROMPT, *answer, 5, 5, 5, 5, 5, 5, 5]
+        started, sink = it.begin(turn)
+        # The answer's last token was never a step's input: its position is not computed.
+        assert started.held == page_hashes([*PROMPT, *answer[:-1]], PAGE_TOKENS)
+        cached = len(started.held) * PAGE_TOKENS
+        it.chunk(started, cached, len(turn))
+        assert sink.wait().tokens == continuation(turn, 12, SAMPLING)
+        assert sink.stats is not None
+        assert sink.stats.cached_prompt_tokens == cached > len(PROMPT)
+
+
 def test_a_prefix_is_not_shared_before_it_is_complete() -> None:
     it = Bench()
     with running(it.system):

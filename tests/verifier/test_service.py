@@ -1,7 +1,7 @@
 """Generate over real gRPC: tokens, codes, and what a client that goes away leaves behind."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -13,7 +13,7 @@ from dspark.core.sampling import Sampling
 from dspark.rpc.channel import open_channel
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.server import RpcServer
-from dspark.verifier.service import VerifyService
+from dspark.verifier.service import Outbox, VerifyService
 from dspark.wire.fleet import compatibility_to_wire
 from dspark.wire.v1 import common_pb2, verify_pb2, verify_pb2_grpc
 from tests.drafter.serving import PAIR
@@ -230,3 +230,34 @@ async def test_a_verifier_that_stops_ends_its_streams_as_unavailable() -> None:
             await rest()
         assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await it.refused(ask([1], 5)) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_steps_events_reach_their_streams_in_order_by_one_wake_up() -> None:
+    class Loop:
+        def __init__(self) -> None:
+            self.woken: list[Callable[[], None]] = []
+
+        def call_soon_threadsafe(self, deliver: Callable[[], None]) -> None:
+            self.woken.append(deliver)
+
+    loop, outbox = Loop(), Outbox()
+    outbox.attach(loop)  # type: ignore[arg-type]
+    outbox.flush()
+    assert not loop.woken  # nothing waits
+    first: asyncio.Queue[verify_pb2.GenerateResponse] = asyncio.Queue()
+    second: asyncio.Queue[verify_pb2.GenerateResponse] = asyncio.Queue()
+    events = [verify_pb2.GenerateResponse(token_ids=[token]) for token in range(4)]
+    for stream, event in zip((first, second, first), events, strict=False):
+        outbox.put(stream, event)  # type: ignore[arg-type]
+    assert not loop.woken
+    outbox.flush()
+    outbox.flush()
+    (deliver,) = loop.woken
+    assert first.empty()
+    deliver()
+    assert [first.get_nowait(), first.get_nowait()] == [events[0], events[2]]
+    assert second.get_nowait() == events[1]
+    outbox.put(second, events[3])  # type: ignore[arg-type]
+    outbox.flush()
+    loop.woken[1]()  # what comes after a delivery wakes anew
+    assert second.get_nowait() == events[3]

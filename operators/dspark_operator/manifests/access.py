@@ -90,7 +90,11 @@ def network_policies(service: Service, release: Release, cluster: Cluster) -> li
                 {"ports": [_tcp(names.CONTROLLER_METRICS_PORT)]},
                 {"from": control_from, "ports": [_tcp(names.CONTROL_API_PORT)]},
             ],
-            egress=[dns, *_to_store(service), *collector],
+            egress=[
+                dns, *_to_store(service), *collector,
+                # Prompts that people try out on the dashboard.
+                {"to": [gateway], "ports": [_tcp(names.GATEWAY_PORT)]},
+            ],
         ),
         _policy(
             service, names.ENGINE,

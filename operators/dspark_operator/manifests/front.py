@@ -27,9 +27,10 @@ def gateway(service: Service, release: Release) -> list[Object]:
     model = pods.weights(
         service, "target", service.spec.model.target, image=image, tokenizer_only=True
     )
-    ready: Object = {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 5}
+    https = service.spec.has_https("gateway")
+    ready: Object = {"httpGet": _http_get("/ready", "http", https=https), "periodSeconds": 5}
     live: Object = {
-        "httpGet": {"path": "/health", "port": "http"},
+        "httpGet": _http_get("/health", "http", https=https),
         "periodSeconds": 10,
         "failureThreshold": 6,
     }
@@ -51,7 +52,9 @@ def gateway(service: Service, release: Release) -> list[Object]:
         _deployment(
             service, names.GATEWAY, container, deployment,
             placement=spec, size=spec.resources, config=settings, stop_s=stop_s,
-            extra=model + pods.scratch("state", names.STATE_DIR, "64Mi"),
+            extra=model
+            + pods.certificates(service, names.GATEWAY)
+            + pods.scratch("state", names.STATE_DIR, "64Mi"),
         ),
         make(
             service, "v1", "Service", names.GATEWAY,
@@ -75,7 +78,7 @@ def controller(service: Service, release: Release) -> list[Object]:
     spec = service.spec.controller
     settings = controller_process(service, digest_of(token_of(release.control_key, service)))
     # A standby answers it too; only the one that leads listens for gRPC.
-    probe: Object = {"httpGet": {"path": "/health", "port": "api"}}
+    probe: Object = {"httpGet": _http_get("/health", "api", https=service.spec.has_https("api"))}
     container: Object = {
         "name": names.CONTROLLER,
         "image": service.spec.images.server or release.server_image,
@@ -101,7 +104,8 @@ def controller(service: Service, release: Release) -> list[Object]:
         _deployment(
             service, names.CONTROLLER, container,
             {"replicas": spec.replicas, "strategy": strategy},
-            placement=spec, size=spec.resources, config=settings, stop_s=5.0, extra=state,
+            placement=spec, size=spec.resources, config=settings, stop_s=5.0,
+            extra=state + pods.certificates(service, names.CONTROLLER),
         ),
         _controller_service(service, names.CONTROLLER),
     ]  # fmt: skip
@@ -159,6 +163,11 @@ def _state(service: Service) -> tuple[pods.Weights, list[Object]]:
     return state, [made]
 
 
+def _http_get(path: str, port: str, *, https: bool) -> Object:
+    """Return a probe's request; the kubelet takes any certificate."""
+    return {"path": path, "port": port, **({"scheme": "HTTPS"} if https else {})}
+
+
 def _port(name: str, number: int) -> Object:
     """Return a Service's port to the container's port of the same name."""
     return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
@@ -209,6 +218,8 @@ def _deployment(
                 {
                     **container,
                     "imagePullPolicy": service.spec.images.pull_policy,
+                    # Why it ended is its last line.
+                    "terminationMessagePolicy": "FallbackToLogsOnError",
                     "env": [*pods.environment(service), *environment],
                     "resources": pods.resources(size),
                     "securityContext": pods.container_security(),

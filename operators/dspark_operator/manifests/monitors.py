@@ -1,5 +1,6 @@
 """Monitors of the Prometheus operator."""
 
+from dspark.config.tls import HttpPort
 from dspark_operator import names
 from dspark_operator.document import Json, Object
 from dspark_operator.manifests.objects import make
@@ -18,7 +19,10 @@ def monitors(service: Service) -> list[Object]:
     wanted = service.spec.observability
     if not wanted.monitors:
         return []
-    endpoints = {names.GATEWAY: "http", names.CONTROLLER: "metrics"}
+    endpoints: dict[str, tuple[str, HttpPort]] = {
+        names.GATEWAY: ("http", "gateway"),
+        names.CONTROLLER: ("metrics", "metrics"),
+    }
     made = [
         _monitor(
             service,
@@ -26,10 +30,10 @@ def monitors(service: Service) -> list[Object]:
             component,
             {
                 "selector": {"matchLabels": names.selector(service, component)},
-                "endpoints": [{"port": port, "interval": wanted.interval}],
+                "endpoints": [{"port": port, "interval": wanted.interval, **_tls(service, kind)}],
             },
         )
-        for component, port in endpoints.items()
+        for component, (port, kind) in endpoints.items()
     ]
     components: list[Json] = [names.HEAD, names.ENGINE]
     pods: Object = {
@@ -46,7 +50,12 @@ def monitors(service: Service) -> list[Object]:
             {
                 "selector": pods,
                 "podMetricsEndpoints": [
-                    {"port": port, "interval": wanted.interval} for port in _pod_ports(service)
+                    # Ray's own port has none of our certificates.
+                    {"port": "metrics", "interval": wanted.interval},
+                    *(
+                        {"port": port, "interval": wanted.interval, **_tls(service, "metrics")}
+                        for port in _engine_ports(service)
+                    ),
                 ],
             },
         )
@@ -56,9 +65,21 @@ def monitors(service: Service) -> list[Object]:
     return made
 
 
-def _pod_ports(service: Service) -> list[str]:
+def _engine_ports(service: Service) -> list[str]:
     engines = service.spec.most_replicas_per_pod()
-    return ["metrics", *(f"{names.METRICS_PORT}-{number}" for number in range(engines))]
+    return [f"{names.METRICS_PORT}-{number}" for number in range(engines)]
+
+
+def _tls(service: Service, port: HttpPort) -> Object:
+    """Return how a Prometheus talks to one of our HTTP ports."""
+    tls = service.spec.tls
+    if tls is None or not service.spec.has_https(port):
+        return {}
+    authority: Object = {"name": tls.authority_config_map_name, "key": "ca.crt"}
+    return {
+        "scheme": "https",
+        "tlsConfig": {"ca": {"configMap": authority}, "serverName": names.TLS_NAME},
+    }
 
 
 def _promises(service: Service, slo: SloSpec) -> Object:

@@ -10,6 +10,8 @@ from dspark_operator.spec.parse import Service
 from dspark_operator.spec.pods import Placement, Resources
 
 USER = 10001
+TLS_VOLUME = "tls"
+"""In the pods of every process that speaks TLS, and in no others."""
 
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
@@ -143,6 +145,29 @@ def scratch(name: str, path: str, size: str | None = None, *, memory: bool = Fal
     )
 
 
+def certificates(service: Service, component: str) -> Weights:
+    """Return how a component's certificate, key and authority come into its pods.
+
+    One projected volume: what is replaced is replaced in one step, and the processes read it again.
+    """
+    tls = service.spec.tls
+    if tls is None:
+        return Weights()
+    own: Object = {
+        "name": names.certificate_secret(service, component),
+        "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}],
+    }
+    authority: Object = {
+        "name": tls.authority_config_map_name,
+        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+    }
+    sources: list[Json] = [{"secret": own}, {"configMap": authority}]
+    return Weights(
+        volumes=({"name": TLS_VOLUME, "projected": {"defaultMode": 0o440, "sources": sources}},),
+        mounts=({"name": TLS_VOLUME, "mountPath": names.TLS_DIR, "readOnly": True},),
+    )
+
+
 def weights(
     service: Service, kind: str, source: ModelSource, *, image: str, tokenizer_only: bool = False
 ) -> Weights:
@@ -169,6 +194,7 @@ def weights(
     fetcher: Object = {
         "name": f"fetch-{kind}",
         "imagePullPolicy": service.spec.images.pull_policy,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": container_security(),
         "resources": {
             "requests": {"cpu": "500m", "memory": "512Mi"},

@@ -12,6 +12,7 @@ from dspark_operator.settings import (
     drain_s,
     engine_system,
     ray_resource,
+    tls_settings,
 )
 from dspark_operator.spec.parse import Service
 from dspark_operator.spec.pools import Group, Pool
@@ -89,7 +90,11 @@ def _application(service: Service, pool: Pool, group: Group) -> Object:
         "downscale_to_zero_delay_s": RAY_SETTINGS["downscale_delay_s"],
         "policy": {
             "policy_function": "dspark.app:FollowPlan",
-            "policy_kwargs": {"controller": names.controller_address(service), "pool": unit},
+            "policy_kwargs": {
+                "controller": names.controller_address(service),
+                "pool": unit,
+                **tls_settings(service),
+            },
         },
     }
     return {
@@ -105,7 +110,8 @@ def _application(service: Service, pool: Pool, group: Group) -> Object:
 def _head(service: Service, release: Release) -> Object:
     head = service.spec.ray.head
     template = _template(
-        service, release, names.HEAD, labels={}, size=pods.resources(head.resources),
+        service, _image(service, release), names.HEAD, labels={},
+        size=pods.resources(head.resources),
         place=pods.placement(head, names.selector(service, names.HEAD)),
         weights=pods.Weights(), stop_s=30.0, ports=_HEAD_PORTS, probes={},
     )  # fmt: skip
@@ -122,7 +128,8 @@ _HEAD_PORTS: tuple[tuple[str, int], ...] = (
 
 def _workers(service: Service, release: Release, pool: Pool, group: Group) -> Object:
     unit = pool.unit(group)
-    image = service.spec.images.engine or release.engine_image
+    # Weights are fetched by what our own image has, whatever image runs them.
+    image = _image(service, release)
     model = service.spec.model
     weights = pods.weights(service, "target", model.target, image=image)
     if model.drafter is not None:
@@ -136,8 +143,8 @@ def _workers(service: Service, release: Release, pool: Pool, group: Group) -> Ob
     health: Object = {"exec": {"command": ["bash", "-c", _RAYLET_HEALTH]}, "timeoutSeconds": 5}
     spread: Object = {**names.selector(service, names.ENGINE), **own}
     template = _template(
-        service, release, names.ENGINE, labels=own, size=pods.resources(group.resources),
-        place=pods.placement(group, spread), weights=weights,
+        service, pool.image or image, names.ENGINE, labels=own,
+        size=pods.resources(group.resources), place=pods.placement(group, spread), weights=weights,
         stop_s=drain_s(service, pool, group) + float(str(RAY_SETTINGS["stop_margin_s"])),
         ports=(("metrics", 8080), *_metrics_ports(service, group)),
         probes={
@@ -163,6 +170,10 @@ def _workers(service: Service, release: Release, pool: Pool, group: Group) -> Ob
     }
 
 
+def _image(service: Service, release: Release) -> str:
+    return service.spec.images.engine or release.engine_image
+
+
 def _metrics_ports(service: Service, group: Group) -> list[tuple[str, int]]:
     """Return the ports on which the engines of one pod tell their metrics, by name."""
     first = service.spec.network.metrics_port_min
@@ -174,7 +185,7 @@ def _metrics_ports(service: Service, group: Group) -> list[tuple[str, int]]:
 
 def _template(
     service: Service,
-    release: Release,
+    image: str,
     component: str,
     *,
     labels: Object,
@@ -187,7 +198,11 @@ def _template(
 ) -> Object:
     shared = str(service.spec.ray.shared_memory)
     files = (
-        weights + pods.scratch("tmp", "/tmp") + pods.scratch("shm", "/dev/shm", shared, memory=True)
+        weights
+        # Ray's head, too: what asks for the wanted replicas runs there.
+        + pods.certificates(service, component)
+        + pods.scratch("tmp", "/tmp")
+        + pods.scratch("shm", "/dev/shm", shared, memory=True)
     )
     environment: list[Json] = [
         *pods.environment(service),
@@ -208,7 +223,7 @@ def _template(
             "containers": [
                 {
                     "name": component,
-                    "image": service.spec.images.engine or release.engine_image,
+                    "image": image,
                     "imagePullPolicy": service.spec.images.pull_policy,
                     "env": environment,
                     "ports": [pods.port(name, number) for name, number in ports],

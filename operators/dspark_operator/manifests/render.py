@@ -2,6 +2,7 @@
 
 from dspark_operator.document import Object
 from dspark_operator.manifests.access import accounts, disruption_budgets, network_policies
+from dspark_operator.manifests.certificates import certificates
 from dspark_operator.manifests.front import controller, gateway
 from dspark_operator.manifests.monitors import monitors
 from dspark_operator.manifests.objects import Cluster, Release
@@ -17,8 +18,9 @@ OPTIONAL = {
     "PodMonitor",
     "PrometheusRule",
     "HTTPRoute",
+    "Certificate",
 }
-"""Kinds without which a service still serves; left out where the cluster does not know them."""
+"""Kinds that are left out where the cluster does not know them; it is told which."""
 
 
 def render(service: Service, release: Release, cluster: Cluster) -> list[Object]:
@@ -29,6 +31,7 @@ def render(service: Service, release: Release, cluster: Cluster) -> list[Object]
     """
     return [
         *accounts(service),
+        *certificates(service),
         *network_policies(service, release, cluster),
         *pair_check(service, release),
         *controller(service, release),

@@ -18,12 +18,12 @@ from dspark_operator.spec.base import (
 from dspark_operator.spec.pods import Placement, Resources
 from dspark_operator.spec.settings_view import settings_from
 
-GATEWAY_RESERVED = ("host", "port", "controller", "fleet_file")
+GATEWAY_RESERVED = ("host", "port", "controller", "fleet_file", "tls", "https")
 """Gateway settings that the operator sets itself."""
 
 CONTROLLER_RESERVED = (
     "host", "port", "metrics_port", "api_host", "api_port", "api_tokens", "store", "store_prefix",
-    "initial_replicas", "scaling",
+    "initial_replicas", "scaling", "tls", "https", "gateway_url", "gateway_certificate",
 )  # fmt: skip
 """Controller settings that the operator sets itself."""
 

@@ -83,6 +83,9 @@ class PolicySpec(Part):
     )
     """With modes Auto and Pinned: what drafts of requests of a priority count where a step cannot
     verify all; 1 where it is not listed."""
+    canary_share: float | None = Field(default=None, gt=0, lt=1)
+    """Only for this share of each group's replicas, one at least and never all; the others keep
+    what is in force.  It lies beside the manifest for all of them."""
     shadow: bool = False
     """Compute, log and show the budget, and do not send it: verifiers admit by their own curve."""
     reason: str = Field(default="", max_length=200)
@@ -114,5 +117,6 @@ class PolicySpec(Part):
             activation_sessions=self.activation_sessions,
             min_tokens_per_s=self.min_tokens_per_second,
             priority_weights=tuple(sorted((w.priority, w.weight) for w in self.priority_weights)),
+            canary_share=self.canary_share,
             shadow=self.shadow,
         )

@@ -5,11 +5,13 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspark.config.drafter import DrafterSettings
+from dspark.config.pools import NATIVE_ONLY
 from dspark.config.prefill import PrefillSettings
 from dspark.config.scaling import ScalingSettings
 from dspark.config.verifier import VerifierSettings
+from dspark.config.vllm_engine import VllmEngineSettings
 from dspark_operator.document import Json
-from dspark_operator.spec.base import Name, Part, list_map, refuse_repeated, rules
+from dspark_operator.spec.base import Image, Name, Part, list_map, refuse_repeated, rules
 from dspark_operator.spec.pods import Placement, Resources
 from dspark_operator.spec.settings_view import manifest_key, settings_from
 
@@ -27,6 +29,13 @@ ENGINE_RESERVED = ("pool",)
 
 _BOUNDS = "min must not be above max, and initial must lie between them"
 _VERIFIERS = "a verifier group needs replicas.min of at least 1: without it nothing is served"
+_VLLM_VERIFIES = "runtime vllm is for a pool with role verifier"
+_VLLM_UNUSED = "vllm is given and runtime is native: say runtime: vllm, or remove it"
+_NATIVE_KEYS = tuple(manifest_key(name) for name in NATIVE_ONLY)
+_NATIVE_SETTINGS = (
+    f"a vLLM pool has no engine settings {', '.join(_NATIVE_KEYS)}: vLLM has a scheduler and a KV "
+    "cache of its own, see vllm.engineArgs"
+)
 
 
 def engine_rules() -> tuple[tuple[str, str], ...]:
@@ -44,6 +53,19 @@ def engine_rules() -> tuple[tuple[str, str], ...]:
             )
         )
     return tuple(found)
+
+
+def runtime_rules() -> tuple[tuple[str, str], ...]:
+    """CEL rules: what is said to another runtime than the pool's is refused, not ignored."""
+    none = " && ".join(f"!has(g.engine.{key})" for key in _NATIVE_KEYS)
+    return (
+        ("self.runtime == 'native' || self.role == 'verifier'", _VLLM_VERIFIES),
+        ("self.runtime == 'vllm' || !has(self.vllm)", _VLLM_UNUSED),
+        (
+            f"self.runtime == 'native' || self.groups.all(g, !has(g.engine) || ({none}))",
+            _NATIVE_SETTINGS,
+        ),
+    )
 
 
 class Replicas(Part):
@@ -102,6 +124,16 @@ class Group(Placement):
         """Pods that ``replicas`` need."""
         return -(-replicas // self.replicas_per_pod)
 
+    @property
+    def gpus_per_replica(self) -> float:
+        """GPUs of one replica; less than one where replicas share it."""
+        return self.resources.gpus() / self.replicas_per_pod
+
+    @property
+    def torch_device(self) -> Literal["cpu", "cuda"]:
+        """Torch device of the engines."""
+        return self.device or ("cuda" if self.resources.gpus() else "cpu")
+
 
 class Pool(Part):
     """Replicas of one role."""
@@ -110,12 +142,21 @@ class Pool(Part):
         json_schema_extra=rules(
             ("self.role != 'verifier' || self.groups.all(g, g.replicas.min >= 1)", _VERIFIERS),
             *engine_rules(),
+            *runtime_rules(),
         )
     )
     name: Name
     """Unique in the service."""
     role: Role
     """What its replicas do; fixed for the life of the pool."""
+    runtime: Literal["native", "vllm"] = "native"
+    """What runs the target of a verifier pool: our own engine, or vLLM, which is drafted for by the
+    same drafters under the same budgets."""
+    vllm: dict[str, Json] | None = None
+    """With runtime vllm: how it is run, in camelCase; absent: every default."""
+    image: Image | None = None
+    """Image of this pool's engines, with the same Ray and Python as Ray's head; absent:
+    ``images.engine``."""
     groups: list[Group] = Field(min_length=1, max_length=8, json_schema_extra=list_map("name"))
     """One for each kind of node."""
 
@@ -134,6 +175,37 @@ class Pool(Part):
             except ValueError as error:
                 raise ValueError(f"groups[{group.name}].scaling.{error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _fits_the_runtime(self) -> Self:
+        if self.runtime == "native":
+            if self.vllm is not None:
+                raise ValueError(_VLLM_UNUSED)
+            return self
+        if self.role != "verifier":
+            raise ValueError(_VLLM_VERIFIES)
+        try:
+            vllm = self.vllm_settings
+        except ValueError as error:
+            raise ValueError(f"vllm.{error}") from None
+        for group in self.groups:
+            where = f"groups[{group.name}]"
+            if not set(_NATIVE_KEYS).isdisjoint(group.engine):
+                raise ValueError(f"{where}.engine: {_NATIVE_SETTINGS}")
+            gpus, split = group.gpus_per_replica, vllm.tensor_parallel_size
+            if split > 1 and gpus < split:
+                raise ValueError(
+                    f"{where}.resources: vllm.tensorParallelSize {split} needs {split} GPUs a "
+                    f"replica, and it has {gpus:g}"
+                )
+            if vllm.drafts == "colocated" and group.torch_device == "cpu":
+                raise ValueError(f"{where}: vllm.drafts colocated needs a GPU")
+        return self
+
+    @property
+    def vllm_settings(self) -> VllmEngineSettings:
+        """How vLLM is run, where it is the runtime."""
+        return VllmEngineSettings.model_validate(settings_from(self.vllm or {}, VllmEngineSettings))
 
     def unit(self, group: Group) -> str:
         """Return what the controller calls these replicas: for it each group is a pool.

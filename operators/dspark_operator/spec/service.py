@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from dspark.config.telemetry import TelemetrySettings
+from dspark.config.tls import HttpPort
 from dspark_operator.spec.base import (
     Image,
     MaxText,
@@ -19,14 +20,23 @@ from dspark_operator.spec.front import ControllerSpec, GatewaySpec
 from dspark_operator.spec.model import ModelSpec
 from dspark_operator.spec.pods import Placement, Resources
 from dspark_operator.spec.pools import Group, Pool
+from dspark_operator.spec.tls import TlsSpec
+from dspark_operator.spec.vllm import VLLM_RULES, refuse_beside_vllm
 
 _NO_DRAFTER = "a drafter pool needs model.drafter"
 _NO_VERIFIER = "at least one pool with role verifier is needed"
+_SHARES = "replicas must lie between the sums of all verifier groups' replicas.min and replicas.max"
 _NO_SLO = "timeToFirstTokenSeconds or interTokenSeconds is needed"
 _NOT_SCRAPED = "slo: observability.monitors is needed: what is not scraped cannot be compared"
 LONGEST_TTFT_S, LONGEST_TOKEN_S = 10.0, 1.0
 """Largest finite buckets of the histograms: beyond them nothing can be told apart."""
 _NO_SURGE = "type NewClusterWithIncrementalUpgrade needs surge"
+
+
+def _sum_of(bound: str) -> str:
+    """CEL: the sum of a bound over all groups of verifiers."""
+    groups = f"p.groups.map(g, g.replicas.{bound}).sum()"
+    return f"self.pools.filter(p, p.role == 'verifier').map(p, {groups}).sum()"
 
 
 class Images(Part):
@@ -208,6 +218,12 @@ class ServiceSpec(Part):
                 "the role of a pool cannot be changed: add a pool and remove this one",
             ),
             ("!has(self.slo) || self.observability.monitors", _NOT_SCRAPED),
+            (
+                f"!has(self.replicas) || ({_sum_of('min')} <= self.replicas && "
+                f"self.replicas <= {_sum_of('max')})",
+                _SHARES,
+            ),
+            *VLLM_RULES,
         )
     )
     model: ModelSpec
@@ -216,6 +232,9 @@ class ServiceSpec(Part):
     """What runs."""
     pools: list[Pool] = Field(min_length=1, max_length=8, json_schema_extra=list_map("name"))
     """Prefill, drafter and verifier pools; at least one verifier."""
+    replicas: int | None = Field(default=None, ge=1, le=8192)
+    """Verifiers of the service, over all their groups in the order written; what ``kubectl scale``
+    and autoscalers set.  Absent: each group follows its load, or has what was asked of it."""
     gateway: GatewaySpec = GatewaySpec()
     """The OpenAI-compatible front."""
     controller: ControllerSpec = ControllerSpec()
@@ -230,6 +249,8 @@ class ServiceSpec(Part):
     """What clients are promised."""
     network: NetworkSpec = NetworkSpec()
     """Ports and NetworkPolicies."""
+    tls: TlsSpec | None = None
+    """Mutual TLS between the processes; absent: plaintext, for trusted networks only."""
     update_strategy: UpdateStrategy = UpdateStrategy()
     """What may happen when an edit needs a new Ray cluster."""
     description: MaxText = ""
@@ -247,8 +268,38 @@ class ServiceSpec(Part):
                     raise ValueError(f"pools[{pool.name}]: {_NO_DRAFTER}")
         if self.slo is not None and not self.observability.monitors:
             raise ValueError(_NOT_SCRAPED)
+        refuse_beside_vllm(
+            self.pools,
+            drafter=self.model.drafter is not None,
+            mode=self.gateway.settings.get("speculationMode"),
+            cohorts=self.speculation.cohorts,
+        )
+        self._shares_exist()
         self._ports_suffice()
         return self
+
+    def _shares_exist(self) -> None:
+        groups = [group for pool, group in self.units() if pool.role == "verifier"]
+        least = sum(group.replicas.min for group in groups)
+        most = sum(group.replicas.max for group in groups)
+        if self.replicas is not None and not least <= self.replicas <= most:
+            raise ValueError(f"{_SHARES}: {least} to {most}, not {self.replicas}")
+
+    def verifier_shares(self) -> dict[str, int]:
+        """Return how many of ``replicas`` each group of verifiers gets; empty where it is absent.
+
+        Every group has its least number; what is left fills the groups in the order written.
+        """
+        if self.replicas is None:
+            return {}
+        units = [(pool.unit(g), g.replicas) for pool, g in self.units() if pool.role == "verifier"]
+        left = self.replicas - sum(replicas.min for _, replicas in units)
+        shares = {}
+        for unit, replicas in units:
+            more = min(left, replicas.max - replicas.min)
+            shares[unit] = replicas.min + more
+            left -= more
+        return shares
 
     def most_replicas_per_pod(self) -> int:
         """Return the most engines that share a pod, and so its ports."""
@@ -271,9 +322,17 @@ class ServiceSpec(Part):
         ):
             raise ValueError("network: the ranges of ports and of metrics ports overlap")
 
+    def has_https(self, port: HttpPort) -> bool:
+        """Say whether an HTTP port speaks TLS."""
+        return self.tls is not None and port not in self.tls.plain_http
+
     def units(self) -> list[tuple[Pool, Group]]:
         """Every group with its pool, in the order written."""
         return [(pool, group) for pool in self.pools for group in pool.groups]
+
+    def has_vllm(self) -> bool:
+        """Say whether vLLM runs the verifiers."""
+        return any(pool.runtime == "vllm" for pool in self.pools)
 
     def verifier_units(self) -> list[str]:
         """What the controller calls each group of verifiers."""

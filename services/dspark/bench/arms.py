@@ -1,9 +1,13 @@
 """Arms: the ways to speculate that one run compares."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Topology = Literal["disaggregated", "colocated"]
+
+Place = tuple[Topology, float]
+"""Where drafters are: the topology, and milliseconds of added delay one way."""
 
 OFF = "off"
 ADAPTIVE = "adaptive"
@@ -16,16 +20,24 @@ class Arm:
     """One way to speculate; it is asked of the server with every request.
 
     Attributes:
-        name: "off", "fixed:K" or "adaptive"; with "@colocated" where that is the topology.
+        name: "off", "fixed:K" or "adaptive"; with "@colocated" where that is the topology, and
+            "@5ms" where the drafter is that far away.
         enabled: Whether drafts are made at all.
         max_draft_tokens: Largest draft a step; 0 for the drafter's block.
         topology: Whether drafter and target have a device each or take turns on one.
+        latency_ms: One-way delay between them that is added.
     """
 
     name: str
     enabled: bool
     max_draft_tokens: int = 0
     topology: Topology = "disaggregated"
+    latency_ms: float = 0.0
+
+    @property
+    def place(self) -> "Place":
+        """Which engines it runs on."""
+        return self.topology, self.latency_ms
 
     @property
     def fixed(self) -> bool:
@@ -34,7 +46,7 @@ class Arm:
 
     @property
     def kind(self) -> str:
-        """The name without its topology."""
+        """The name without its place."""
         return self.name.partition("@")[0]
 
     @property
@@ -89,17 +101,51 @@ def parse_topologies(text: str) -> tuple[Topology, ...]:
     return chosen
 
 
-def across(arms: tuple[Arm, ...], topologies: tuple[Topology, ...]) -> tuple[Arm, ...]:
-    """Return every arm in every topology; "off" comes once: colocated, if that is one of them.
+def parse_latencies(text: str) -> tuple[float, ...]:
+    """Read a comma-separated list of milliseconds.
 
-    It has no drafter, so there it has the cores of both.
+    Raises:
+        ValueError: One is no number of at least 0, or appears twice.
+    """
+    try:
+        latencies = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        latencies = ()
+    usable = all(math.isfinite(latency) and latency >= 0 for latency in latencies)
+    if not latencies or not usable or len(set(latencies)) < len(latencies):
+        raise ValueError(f"--latency-ms {text!r} is no list of different numbers from 0 up")
+    return latencies
+
+
+def across(
+    arms: tuple[Arm, ...],
+    topologies: tuple[Topology, ...],
+    latencies_ms: tuple[float, ...] = (0.0,),
+) -> tuple[Arm, ...]:
+    """Return every arm in every place; "off" comes once: colocated, if that is a topology.
+
+    It has no drafter, so there it has the cores of both.  Colocated engines have no way between
+    them that could be longer.
     """
     placed = []
-    alone = "colocated" if "colocated" in topologies else topologies[0]
+    alone: Place = ("colocated" if "colocated" in topologies else topologies[0], latencies_ms[0])
     for topology in topologies:
-        for arm in arms:
-            if not arm.enabled and topology != alone:
+        for latency_ms in latencies_ms:
+            if topology == "colocated" and latency_ms != latencies_ms[0]:
                 continue
-            name = f"{arm.name}@{topology}" if arm.enabled and topology == "colocated" else arm.name
-            placed.append(replace(arm, name=name, topology=topology))
+            for arm in arms:
+                if not arm.enabled and (topology, latency_ms) != alone:
+                    continue
+                far_ms = 0.0 if topology == "colocated" else latency_ms
+                name = f"{arm.name}@{topology}" if topology == "colocated" else arm.name
+                if far_ms:
+                    name = f"{arm.name}@{far_ms:g}ms"
+                placed.append(
+                    replace(
+                        arm,
+                        name=name if arm.enabled else arm.name,
+                        topology=topology,
+                        latency_ms=far_ms,
+                    )
+                )
     return tuple(placed)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Protocol
 
-from dspark.bench.arms import ADAPTIVE, Arm, Topology
+from dspark.bench.arms import ADAPTIVE, Arm, Place
 from dspark.bench.record import Counts, Piece
 from dspark.bench.schedule import Request
 from dspark.core.fleet import Fleet
@@ -36,11 +36,11 @@ class Engine(Protocol):
 
 
 class EngineServer:
-    """Asks an engine of the arm's topology: one that verifies all, or the one of "adaptive"."""
+    """Asks an engine of the arm's place: one that verifies all, or the one of "adaptive"."""
 
     def __init__(
         self,
-        engines: Mapping[tuple[Topology, bool], Engine],
+        engines: Mapping[tuple[Place, bool], Engine],
         encode: Callable[[str], list[int]],
         *,
         max_requests: int,
@@ -48,7 +48,7 @@ class EngineServer:
         """Take the engines.
 
         Args:
-            engines: By (topology, whether it is the one of "adaptive").
+            engines: By (place, whether it is the one of "adaptive").
             encode: The tokenizer.
             max_requests: Most at once.
         """
@@ -79,7 +79,7 @@ class EngineServer:
                     yield Piece(counts=_counts(event.stats))
 
     def _of(self, arm: Arm) -> Engine:
-        return self._engines[arm.topology, arm.kind == ADAPTIVE]
+        return self._engines[arm.place, arm.kind == ADAPTIVE]
 
     async def _in_thread(
         self, events: "Iterator[tuple[int, ...] | End]"

@@ -1,16 +1,16 @@
 """Forecasts: what the curves say a round takes, against what it took.  Pure.
 
 Budgets rest on the curves as live steps refine them (`core.refinement`), so a bench that shows a
-gain also shows how far they were right, and how far the whole is from the bound: the same tokens a
-step, in rounds that take what the profiled curves say and nothing more.  The numbers are those of
-the verifiers' reports of about a second each.
+gain also shows how far they were right, and how far the whole is from the bound: the same sessions
+and tokens a round, in rounds that take what the profiled curves say and nothing more.  The numbers
+are those of the verifiers' reports of about a second each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from dspark.core.cohorts import COHORTS, cycle_seconds
+from dspark.core.cohorts import COHORTS, Cohorts, cycle_seconds
 from dspark.core.curve import Curve, curve_problem, draft_seconds, step_seconds
 from dspark.core.fleet import Fleet, LoadReport, Replica, Role
 from dspark.core.refinement import refine
@@ -27,13 +27,14 @@ class Sample:
         load: Under which load.
         replica: Whose report it is.
         busy_share: Of the window, spent in verify steps; the rest is bubble.
-        bound_tokens_per_s: The same tokens a step, if a round took exactly what the profiled curves
-            say of drafting and verifying, in one cohort or two, whichever is faster.
+        bound_tokens_per_s: All active sessions, with the same tokens a round, if it took exactly
+            what the profiled curves say of drafting and verifying, in one cohort or two, whichever
+            is faster.
         step_s: Measured mean of a step with all that the loop does around it, waiting left out.
         forecast_step_s: The same by the verifier's refined curve.
         schedule_s: Of it, deciding and bookkeeping.
         draft_s: Measured round trip of a draft; None without drafts.
-        forecast_draft_s: The same by the drafter's curve, which knows no transport.
+        forecast_draft_s: The same by the drafter's curve, which knows neither queues nor wires.
         hidden_share: Of a draft's round trip, in which the verifier did not wait.
     """
 
@@ -68,14 +69,12 @@ def describe(samples: Sequence[Sample]) -> list[str]:
     if not samples:
         return []
     steps = [sample.forecast_step_s / sample.step_s for sample in samples]
-    rounds = [ratio for sample in samples if (ratio := _round_ratio(sample)) is not None]
+    rounds = _round_ratios(samples)
     said = f"{median(rounds):.2f} ({len(rounds)} reports)" if rounds else "- (no drafts)"
     return [
         f"A verify step was forecast at {median(steps):.2f} of its measured time (median of "
         f"{len(steps)} reports), a step with its draft at {said}.",
-        f"The scheduler took {1e3 * median(s.schedule_s for s in samples):.2f} ms of a step; "
-        f"verifiers were busy {_by_load(samples, lambda s: s.busy_share)} of the time, and hid "
-        f"{_by_load(samples, lambda s: s.hidden_share)} of drafting behind it.",
+        f"The scheduler took {1e3 * median(s.schedule_s for s in samples):.2f} ms of a step.",
     ]
 
 
@@ -102,6 +101,7 @@ def summarise_samples(samples: Sequence[Sample]) -> list[dict[str, object]]:
             "arm": arm,
             "reports": len(own),
             "verifier_busy_share": round(median(s.busy_share for s in own), 4),
+            "verifier_bubble_share": round(1.0 - median(s.busy_share for s in own), 4),
             "hidden_draft_share": _rounded_median(
                 [s.hidden_share for s in own if s.hidden_share is not None]
             ),
@@ -111,9 +111,7 @@ def summarise_samples(samples: Sequence[Sample]) -> list[dict[str, object]]:
             "forecast_over_measured_step": round(
                 median(s.forecast_step_s / s.step_s for s in own), 4
             ),
-            "forecast_over_measured_round": _rounded_median(
-                [ratio for s in own if (ratio := _round_ratio(s)) is not None]
-            ),
+            "forecast_over_measured_round": _rounded_median(_round_ratios(own)),
         }
         for (load, arm), own in groups.items()
     ]
@@ -122,26 +120,34 @@ def summarise_samples(samples: Sequence[Sample]) -> list[dict[str, object]]:
 def _sample(
     replica: Replica, report: LoadReport, drafter: Replica | None, arm: str, load: str
 ) -> Sample:
-    assert replica.curve is not None
-    batch_tokens = round(report.batch_tokens / report.steps)
+    profiled = replica.curve
+    assert profiled is not None
     sessions = max(round(report.session_steps / report.steps), 1)
     # Drafts in most steps, or the step is not one of a round that drafts.
     drafts = drafter is not None and 2 * report.drafted_steps >= report.steps
+    each = report.batch_tokens / max(report.session_steps, 1)
 
-    def verify_s(curve: Curve) -> float:
+    def verify_s(curve: Curve, count: int, batch_tokens: int) -> float:
         return step_seconds(
             curve,
-            sessions=sessions,
+            sessions=count,
             batch_tokens=batch_tokens,
             context_tokens=report.mean_context_tokens,
         )
 
+    def turn_s(cohorts: Cohorts) -> float:
+        """All active sessions complete a round."""
+        count = -(-max(report.active_sessions, sessions) // cohorts)
+        return cycle_seconds(
+            cohorts,
+            verify_s=verify_s(profiled, count, max(round(count * each), count)),
+            draft_s=_draft_seconds(drafter, replica, count) if drafts else 0.0,
+            round_trip_s=0.0,
+        )
+
+    fastest_s = min(turn_s(cohorts) for cohorts in (COHORTS if drafts else COHORTS[:1]))
+    committed = report.committed_tokens / max(report.session_steps, 1)
     draft_s = _draft_seconds(drafter, replica, sessions) if drafts else 0.0
-    turns_s = [
-        cycle_seconds(cohorts, verify_s=verify_s(replica.curve), draft_s=draft_s, round_trip_s=0.0)
-        / cohorts
-        for cohorts in (COHORTS if drafts else COHORTS[:1])
-    ]
     waited_s = max(0.0, report.window_s - report.turn_s) / report.steps
     round_s = report.draft_round_s
     return Sample(
@@ -149,10 +155,14 @@ def _sample(
         load=load,
         replica=replica.name,
         busy_share=report.busy_share,
-        bound_tokens_per_s=report.committed_tokens / report.steps / min(turns_s),
+        bound_tokens_per_s=max(report.active_sessions, sessions) * committed / fastest_s,
         step_s=report.turn_s / report.steps,
         schedule_s=report.schedule_s / report.steps,
-        forecast_step_s=verify_s(refine(replica.curve, report.step_cells)),
+        forecast_step_s=verify_s(
+            refine(profiled, report.step_cells),
+            sessions,
+            round(report.batch_tokens / report.steps),
+        ),
         draft_s=round_s if drafts else None,
         forecast_draft_s=draft_s if drafts else None,
         hidden_share=max(0.0, 1.0 - waited_s / round_s) if drafts and round_s > 0 else None,
@@ -167,20 +177,22 @@ def _draft_seconds(drafter: Replica | None, verifier: Replica, sessions: int) ->
     )
 
 
-def _round_ratio(sample: Sample) -> float | None:
-    if sample.draft_s is None or sample.forecast_draft_s is None:
-        return None
-    return (sample.forecast_step_s + sample.forecast_draft_s) / (sample.step_s + sample.draft_s)
+def _round_ratios(samples: Sequence[Sample]) -> list[float]:
+    """Return forecast over measured seconds of rounds, by report.
 
-
-def _by_load(samples: Sequence[Sample], share: Callable[[Sample], float | None]) -> str:
-    """Return the median of a share at each load, of arms that drafted."""
-    loads: dict[str, list[float]] = {}
+    The forecast is the planner's: both curves, and what the round before spent elsewhere.
+    """
+    elsewhere_s: dict[tuple[str, str, str], float] = {}
+    ratios = []
     for sample in samples:
-        value = share(sample)
-        if sample.draft_s is not None and value is not None:
-            loads.setdefault(sample.load, []).append(value)
-    return ", ".join(f"{median(own):.0%} at {load}" for load, own in loads.items()) or "-"
+        if sample.draft_s is None or sample.forecast_draft_s is None:
+            continue
+        key = (sample.load, sample.arm, sample.replica)
+        if key in elsewhere_s:
+            forecast_s = sample.forecast_step_s + sample.forecast_draft_s + elsewhere_s[key]
+            ratios.append(forecast_s / (sample.step_s + sample.draft_s))
+        elsewhere_s[key] = max(0.0, sample.draft_s - sample.forecast_draft_s)
+    return ratios
 
 
 def _rounded_median(values: Sequence[float]) -> float | None:

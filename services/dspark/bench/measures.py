@@ -30,6 +30,7 @@ class Measures:
         steps_per_request: Verify steps.
         plain_share: Of them, those without a draft.
         bytes_per_token: Moved between verifier and drafter for each generated token.
+        bytes_per_accepted: The same for each accepted draft.
         num_requests: Of the cell.
         num_tokens: Of the cell.
         seconds: While the load was whole.
@@ -49,6 +50,7 @@ class Measures:
     steps_per_request: float
     plain_share: float | None
     bytes_per_token: float
+    bytes_per_accepted: float | None
     num_requests: int
     num_tokens: int
     seconds: float
@@ -88,6 +90,7 @@ def measure(record: CellRecord) -> Measures:
         steps_per_request=counts.steps / len(served),
         plain_share=_share(counts.plain_steps, counts.steps),
         bytes_per_token=counts.moved_bytes / num_tokens,
+        bytes_per_accepted=_share(counts.moved_bytes, counts.accepted_tokens),
         num_requests=len(served),
         num_tokens=num_tokens,
         seconds=seconds,

@@ -19,6 +19,7 @@ def _entry(summary: Summary) -> Json:
     entry: Json = {
         "arm": summary.arm.kind,
         "topology": summary.arm.topology,
+        "latency_ms": summary.arm.latency_ms,
         "concurrency": load.concurrency,
         "rate_per_s": load.rate_per_s,
     }

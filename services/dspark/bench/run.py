@@ -62,6 +62,7 @@ async def run_plan(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     running: list[tuple[Cell, float]] = []
+    fresh: list[tuple[float, Sample]] = []
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         total = sum(len(cell.requests) for cell in (*warm_up, *cells))
         task = progress.add_task("starting", total=total)
@@ -70,6 +71,7 @@ async def run_plan(
             if prepare is not None:
                 await asyncio.to_thread(prepare, cell.arm)
             running[:] = [(cell, time.perf_counter())]
+            fresh.clear()
             turn = "warm-up" if cell.repeat < 0 else f"repeat {cell.repeat + 1}/{plan.repeats}"
             description = f"{turn}, load {cell.load.label}, {cell.arm.name}"
             progress.update(task, description=f"{description:<40}")
@@ -77,8 +79,12 @@ async def run_plan(
         def finished(record: CellRecord) -> None:
             if record.cell.repeat >= 0:
                 notes.records.append(record)
+                # A report of a load that was ebbing away says nothing of the load.
+                notes.samples.extend(
+                    sample for at_s, sample in fresh if at_s <= record.whole_until_s
+                )
 
-        watcher = asyncio.create_task(_watch(watch, running, notes.samples))
+        watcher = asyncio.create_task(_watch(watch, running, fresh))
         try:
             await run_all(
                 (*warm_up, *cells),
@@ -95,9 +101,11 @@ async def run_plan(
 
 
 async def _watch(
-    watch: Watch | None, running: Sequence[tuple[Cell, float]], samples: list[Sample]
+    watch: Watch | None,
+    running: Sequence[tuple[Cell, float]],
+    fresh: list[tuple[float, Sample]],
 ) -> None:
-    """Read the replicas' reports now and then."""
+    """Read the replicas' reports of the running cell now and then, with the time of each."""
     while watch is not None:
         await asyncio.sleep(_WATCH_S)
         if not running:
@@ -105,8 +113,10 @@ async def _watch(
         cell, began_s = running[0]
         with suppress(ConnectionError):
             fleet = await asyncio.to_thread(watch, cell.arm)
-            fresh = read_samples(fleet, arm=cell.arm.name, load=cell.load.label)
-            settled = time.perf_counter() - began_s >= _SETTLED_S
-            if cell.repeat >= 0 and settled and running[0][0] is cell:
-                # The same report may be read twice.
-                samples += [sample for sample in fresh if sample not in samples]
+            now_s = time.perf_counter()
+            if cell.repeat < 0 or now_s - began_s < _SETTLED_S or running[0][0] is not cell:
+                continue
+            # The same report may be read twice.
+            known = {sample for _, sample in fresh}
+            found = read_samples(fleet, arm=cell.arm.name, load=cell.load.label)
+            fresh += [(now_s, sample) for sample in found if sample not in known]

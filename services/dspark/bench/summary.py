@@ -112,7 +112,7 @@ def _best_fixed(adaptive: Arm, load: Load, turns: _Turns) -> str | None:
     medians = {}
     for (name, own_load), repeats in turns.items():
         arm = next(iter(repeats.values())).record.cell.arm
-        fixed = arm.fixed and arm.topology == adaptive.topology
+        fixed = arm.fixed and arm.place == adaptive.place
         figure = _figure([turn.measures.tokens_per_s for turn in repeats.values()])
         if own_load == load and fixed and figure is not None:
             medians[name] = figure.median

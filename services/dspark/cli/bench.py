@@ -16,13 +16,14 @@ import httpx
 import typer
 from rich.console import Console
 
-from dspark.bench.arms import ADAPTIVE, Arm, across, parse_arms, parse_topologies
+from dspark.bench.arms import ADAPTIVE, Arm, across, parse_arms, parse_latencies, parse_topologies
 from dspark.bench.forecast import Sample, bounds_of, describe, summarise_samples
 from dspark.bench.loads import parse_loads
 from dspark.bench.plot import draw, require_plotting
 from dspark.bench.policy import FixedPolicy
 from dspark.bench.prompts import BUILTIN, load_prompts
 from dspark.bench.record import Piece, read_counts
+from dspark.bench.replicas import make_replica_table
 from dspark.bench.report import make_report
 from dspark.bench.run import Notes, run_plan
 from dspark.bench.schedule import Plan, Request, make_schedule
@@ -31,7 +32,8 @@ from dspark.bench.table import make_table
 from dspark.cli.client import open_client, stream
 from dspark.cli.control_api import ControlApi
 from dspark.cli.options import Config, Set, StateDir, load, state_folder
-from dspark.cli.stack.record import require_running
+from dspark.cli.stack.record import StackRecord, require_running
+from dspark.cli.trust import credentials_of
 from dspark.config.model import ModelSettings
 from dspark.core.fleet import Fleet
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from dspark.bench.engine import EngineServer
 
 _WATCH_TIMEOUT_S = 2.0
+_POLICY_TIMEOUT_S = 15.0
+"""A report that is missed says nothing; an arm without its policy would end the run."""
 _WIDTH = 164  # of a table that goes to a file
 
 
@@ -81,8 +85,8 @@ def bench(
         ),
     ] = "disaggregated",
     latency_ms: Annotated[
-        float, typer.Option(min=0.0, help="With --engine: one-way delay to the drafter.")
-    ] = 0.0,
+        str, typer.Option(help="With --engine: one-way delays to the drafter, such as 0,5.")
+    ] = "0",
     url: Annotated[str | None, typer.Option(help="Server; absent: the running stack.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name; absent: the stack's.")] = None,
     policy: Annotated[
@@ -115,31 +119,34 @@ def bench(
     under a policy "verify-all", put in force through the control API (so the token in
     DSPARK_API_TOKEN must be an operator's) and rolled back afterwards.  With --no-policy, or of a
     server named by --url, the budget rules fixed arms too: it trims them where trimming pays, and
-    the table says where.  With --engine fixed arms verify all, and adaptive trims by the engine's
-    own curve.  Arms share what the controller learns: rounds of the whole block, of any arm, feed
-    the one budget, and so do all draft times.
+    the table says where.  With --engine fixed arms verify all, and adaptive has a planner of its
+    own beside its engine.  Arms of a stack share what the controller learns: rounds of the whole
+    block, of any arm, feed the one budget, and so do all draft times.
 
-    The line about forecasts holds the profiled curves against the verifiers' reports of the run:
-    budgets are as right as the curves are.  "of bound" is tokens/s over those of the same tokens a
-    step in rounds that take what the profiled curves say and nothing more.
+    The second table is the verifiers' own reports, taken while the load was whole: what a step
+    took, the share of time in steps (busy) and out of them (bubble), and of the drafting that no
+    step waited for (hidden); forecast over measured time, of a step and of a round with its draft
+    (budgets are as right as the curves are); bytes moved for an accepted draft.  "of bound" is
+    tokens/s over those of the same sessions and tokens a round in rounds that take what the
+    profiled curves say and nothing more.
 
     Client and server share this machine's cores, for all arms alike.  With --engine, --config and
     --set choose the model; each engine has model.threads, and colocated ones, which take turns, and
     "off" beside them twice as many, so that all arms have the same cores.  Of a paced model
     (configs/paced.yaml) every figure is of its pace and none of speed.
 
-    JSON: {"results": [{"arm", "topology": "disaggregated" or "colocated", "concurrency",
-    "rate_per_s", "tokens_per_s", "user_tokens_per_s", "ttft_p50_ms", "token_p50_ms",
+    JSON: {"results": [{"arm", "topology": "disaggregated" or "colocated", "latency_ms",
+    "concurrency", "rate_per_s", "tokens_per_s", "user_tokens_per_s", "ttft_p50_ms", "token_p50_ms",
     "token_p99_ms", "accepted_length", "verified_per_request", "wasted_share", "ratio_to_off",
     "differing_outputs", ..., "repeats": [...]}], "run": {...}}.
     """
     if plot is not None:
         require_plotting()
-    topologies = parse_topologies(topology)
-    if not engine and (topologies != ("disaggregated",) or latency_ms):
+    topologies, latencies_ms = parse_topologies(topology), parse_latencies(latency_ms)
+    if not engine and (topologies != ("disaggregated",) or latencies_ms != (0.0,)):
         raise ValueError("--topology and --latency-ms need --engine: a stack is what it is")
     plan = Plan(
-        arms=across(parse_arms(arms), topologies),
+        arms=across(parse_arms(arms), topologies, latencies_ms),
         loads=parse_loads(concurrency, rate, max_in_flight=max_in_flight, engine=engine),
         prompts=load_prompts(prompts, domain, seed=seed),
         repeats=repeats,
@@ -169,20 +176,18 @@ def bench(
         if engine:
             settings = load(config, set_, None).model
             run |= {"model": settings.name, "target": settings.target, "drafter": settings.drafter}
-            run |= {"paced": settings.paced is not None, "latency_ms": latency_ms}
-            with _engines(plan, settings, latency_ms / 1e3) as server:
+            run |= {"paced": settings.paced is not None}
+            with _engines(plan, settings) as server:
                 asyncio.run(run_plan(plan, server, timeout, notes, server.watch))
         else:
-            controller: str | None = None
-            api = ""
+            stack: StackRecord | None = None
             if url is None or model is None:
-                stack = require_running(state_folder(state_dir))
+                running = require_running(state_folder(state_dir))
                 # Of a server named by its URL, nobody here knows the controller.
-                controller = stack.controller if url is None else None
-                api = stack.api if policy and controller is not None else ""
-                url, model = url or stack.gateway, model or stack.model
+                stack = running if url is None else None
+                url, model = url or running.gateway, model or running.model
             run |= {"model": model, "url": url}
-            _run_over_http(plan, url, model, timeout, notes, controller, api)
+            _run_over_http(plan, url, model, timeout, notes, stack, by_policy=policy)
     finally:
         # Also after Ctrl-C or a failure: what ended is worth showing.
         summaries = summarise(notes.records)
@@ -223,24 +228,30 @@ def _run_over_http(
     model: str,
     timeout_s: float,
     notes: Notes,
-    controller: str | None,
-    api: str,
+    stack: StackRecord | None,
+    *,
+    by_policy: bool,
 ) -> None:
+    """Run against a URL; of a running ``stack`` the fleet is watched and the policy may change."""
     from dspark.rpc.ask import fleet_snapshot  # grpc: not for --help
 
-    def snapshot() -> Fleet:
-        assert controller is not None
-        return fleet_snapshot(controller, timeout_s=_WATCH_TIMEOUT_S)
+    credentials = None if stack is None else credentials_of(stack.tls)
+    certificates = {} if stack is None else stack.certificates
+
+    def snapshot(timeout_s: float) -> Fleet:
+        assert stack is not None
+        return fleet_snapshot(stack.controller, credentials=credentials, timeout_s=timeout_s)
 
     async def run(prepare: Callable[[Arm], None] | None) -> None:
-        watch = None if controller is None else (lambda arm: snapshot())
-        async with open_client(url) as client:
+        watch = None if stack is None else (lambda arm: snapshot(_WATCH_TIMEOUT_S))
+        async with open_client(url, certificates.get("gateway")) as client:
             await run_plan(plan, HttpServer(client, model), timeout_s, notes, watch, prepare)
 
-    if not api or not any(arm.fixed for arm in plan.arms):
+    if stack is None or not by_policy or not any(arm.fixed for arm in plan.arms):
         asyncio.run(run(None))
         return
-    switch = FixedPolicy(ControlApi(api), snapshot)
+    api = ControlApi(stack.api, certificates.get("api"))
+    switch = FixedPolicy(api, lambda: snapshot(_POLICY_TIMEOUT_S))
     try:
         asyncio.run(run(switch.prepare))
     finally:
@@ -248,8 +259,8 @@ def _run_over_http(
 
 
 @contextmanager
-def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["EngineServer"]:
-    """Load the pair for every topology, once to verify all and once for "adaptive"."""
+def _engines(plan: Plan, model: ModelSettings) -> Iterator["EngineServer"]:
+    """Load the pair for every place, once to verify all and once for "adaptive"."""
     from dspark.bench.engine import EngineServer
     from dspark.gateway.served_model import load_served_model
     from dspark.local.system import LocalSystem, Speculation
@@ -258,7 +269,7 @@ def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["En
     longest = max(len(codec.encode(prompt.text)) for prompt in plan.prompts) + plan.tokens
     users = max(load.concurrency for load in plan.loads)
     num_pages = max(256, users * -(-(longest + 64) // model.page_tokens))
-    wanted = dict.fromkeys((arm.topology, arm.kind == ADAPTIVE) for arm in plan.arms)
+    wanted = dict.fromkeys((arm.place, arm.kind == ADAPTIVE) for arm in plan.arms)
     console = Console(stderr=True)
     with ExitStack() as stack:
         if model.curves is None:  # those of one topology share theirs
@@ -266,18 +277,18 @@ def _engines(plan: Plan, model: ModelSettings, latency_s: float) -> Iterator["En
             model = model.model_copy(update={"curves": folder})
         with console.status("loading and profiling"):
             systems = {
-                (topology, adaptive): stack.enter_context(
+                (place, adaptive): stack.enter_context(
                     LocalSystem(
                         model,
                         Speculation(adaptive=adaptive),
                         num_pages=num_pages,
                         max_sessions=users,
-                        colocated=topology == "colocated",
-                        latency_s=latency_s,
+                        colocated=place[0] == "colocated",
+                        latency_s=place[1] / 1e3,
                         profiled=True,
                     )
                 )
-                for topology, adaptive in wanted
+                for place, adaptive in wanted
             }
         yield EngineServer(systems, codec.encode, max_requests=users)
 
@@ -296,6 +307,11 @@ def _show(
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
     console.print(make_table(summaries, bounds_of(samples)))
+    reported = make_replica_table(samples, summaries)
+    if reported is not None:
+        console.print("")
+        console.print(reported)
+        console.print("")
     for line in describe(samples):
         console.print(line)
     if not run["complete"]:

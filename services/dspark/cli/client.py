@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from dspark.cli.trust import trusted, unverified
+
 _TIMEOUT = httpx.Timeout(10.0, read=300.0)
 
 
@@ -69,10 +71,12 @@ class Outcome:
         return float(counts["mean_acceptance_length"])
 
 
-def open_client(url: str) -> httpx.AsyncClient:
-    """Return a client of the server at ``url``."""
+def open_client(url: str, certificate: str | None = None) -> httpx.AsyncClient:
+    """Return a client of the server at ``url``; of its certificate see ``trusted``."""
     # Straight to the address: a proxy of the environment has no business here.
-    return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, trust_env=False)
+    return httpx.AsyncClient(
+        base_url=url, verify=trusted(url, certificate), timeout=_TIMEOUT, trust_env=False
+    )
 
 
 async def stream(
@@ -98,7 +102,8 @@ async def stream(
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield _read(json.loads(line.removeprefix("data: ")))
     except httpx.HTTPError as error:
-        raise ConnectionError(f"{client.base_url}: {str(error) or type(error).__name__}") from error
+        said = str(error) or type(error).__name__
+        raise ConnectionError(f"{client.base_url}: {said}{unverified(error)}") from error
 
 
 def _read(event: Mapping[str, Any]) -> Chunk:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from dspark.cli.stack.record import require_running
+from dspark.cli.trust import trusted, unverified
 
 TOKEN_VARIABLE = "DSPARK_API_TOKEN"
 _TIMEOUT = httpx.Timeout(10.0)
@@ -17,20 +18,21 @@ _STREAM_TIMEOUT = httpx.Timeout(10.0, read=30.0)  # a heartbeat comes more often
 
 
 class ControlApi:
-    """The control API at a URL.
+    """The control API at a URL; of its certificate see ``trusted``.
 
     Raises:
         ValueError: From every call: the controller refuses, with its words and its hint.
         ConnectionError: From every call: it does not answer.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, certificate: str | None = None) -> None:
         headers = {"x-dspark-author": getpass.getuser()}
         token = os.environ.get(TOKEN_VARIABLE)
         if token:
             headers["authorization"] = f"Bearer {token}"
         self._headers = headers
         self._url = url
+        self._certificate = certificate
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """Read."""
@@ -39,6 +41,14 @@ class ControlApi:
     def post(self, path: str, body: Mapping[str, Any], **params: Any) -> dict[str, Any]:
         """Ask for something that needs a body."""
         return self._ask("POST", path, params=params, body=body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for something to be so."""
+        return self._ask("PUT", path, params={}, body=body)
+
+    def delete(self, path: str, **params: Any) -> dict[str, Any]:
+        """Take something back."""
+        return self._ask("DELETE", path, params=params)
 
     def change(
         self,
@@ -107,20 +117,22 @@ class ControlApi:
         return httpx.Client(
             base_url=self._url,
             headers=self._headers,
+            verify=trusted(self._url, self._certificate),
             timeout=timeout,
             trust_env=False,
             follow_redirects=True,
         )
 
     def _unreachable(self, error: httpx.HTTPError) -> ConnectionError:
+        said = str(error) or type(error).__name__
         return ConnectionError(
-            f"the control API at {self._url} does not answer: {str(error) or type(error).__name__}"
+            f"the control API at {self._url} does not answer: {said}{unverified(error)}"
         )
 
 
-def policies_of(url: str) -> list[dict[str, Any]] | None:
+def policies_of(url: str, certificate: str | None = None) -> list[dict[str, Any]] | None:
     """Return what is in force in every verifier pool; None where that is not told to us."""
-    api = ControlApi(url)
+    api = ControlApi(url, certificate)
     try:
         pools = [pool["name"] for pool in api.get("/v1/fleet")["pools"]
                  if pool["role"] == "verifier"]  # fmt: skip
@@ -131,7 +143,10 @@ def policies_of(url: str) -> list[dict[str, Any]] | None:
 
 def open_api(url: str | None, state_dir: Path) -> ControlApi:
     """Return the API at ``url``, or of the stack that runs here."""
-    return ControlApi(url or require_running(state_dir).api)
+    if url:
+        return ControlApi(url)
+    stack = require_running(state_dir)
+    return ControlApi(stack.api, stack.certificates.get("api"))
 
 
 def _refusal(answer: httpx.Response) -> str:

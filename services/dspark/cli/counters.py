@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from dspark.cli.trust import trusted
+
 _TIMEOUT_S = 1.0
 _TOKENS = "vllm:generation_tokens_total"
 _DRAFTS = "vllm:spec_decode_num_drafts_total"
@@ -14,13 +16,23 @@ _ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
 _BYTES = "dspark_draft_context_bytes_total"
 
 
-def since_start(addresses: Iterable[str]) -> dict[str, Any] | None:
-    """Return sums over the endpoints that answer; None where none does."""
+def since_start(addresses: Iterable[str], certificate: str | None = None) -> dict[str, Any] | None:
+    """Return sums over the endpoints that answer; None where none does.
+
+    Args:
+        addresses: ``host:port`` of each.
+        certificate: File of the certificate that they show over HTTPS; None: plain HTTP.
+    """
+    scheme = "http" if certificate is None else "https"
+    verify = trusted(f"{scheme}:", certificate)
     texts = []
     for address in addresses:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(
-                f"http://{address}/metrics", timeout=_TIMEOUT_S, trust_env=False
+                f"{scheme}://{address}/metrics",
+                verify=verify,
+                timeout=_TIMEOUT_S,
+                trust_env=False,
             ).raise_for_status()
             texts.append(answer.text)
     return summarise(texts) if texts else None

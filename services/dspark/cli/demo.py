@@ -74,7 +74,7 @@ def demo(
         same = all(lane.identical for lane in lanes)
         if not supervisor.stop_asked.is_set():
             print_summary(console, lanes)
-            say_where(supervisor.gateway_url, supervisor.api_url, settings.model.name)
+            say_where(supervisor.record())
             if not once:
                 console.print("serving until Ctrl-C")
                 supervisor.stop_asked.wait()
@@ -103,7 +103,9 @@ def demo_prompts() -> dict[str, str]:
 async def _compare(
     supervisor: Supervisor, request: dict[str, Any], lanes: Sequence[Lane], console: Console
 ) -> None:
-    async with open_client(supervisor.gateway_url) as client:
+    async with open_client(
+        supervisor.gateway_url, supervisor.certificates.get("gateway")
+    ) as client:
 
         async def run(lane: Lane, outcome: Outcome, *, enabled: bool, tokens: int) -> None:
             body = {

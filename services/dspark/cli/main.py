@@ -11,6 +11,7 @@ from typer._click.exceptions import UsageError
 from dspark.cli import (
     bench,
     budget,
+    certificates,
     demo,
     generate,
     kubernetes,
@@ -45,6 +46,7 @@ app.command("profile")(profile.profile)
 app.command("bench")(bench.bench)
 app.command("config")(settings.config)
 app.command("check-pair")(pair.check_pair)
+app.command("certificates")(certificates.certificates)
 app.add_typer(kubernetes.app, name="k8s")
 app.add_typer(train.app, name="train")
 app.command("calibrate")(train.calibrate)

@@ -115,6 +115,11 @@ def _verifier_curve(system: SystemSettings) -> Curve:
     from dspark.verifier.profile import profile_served
 
     pool = system.pools.verifier
+    if pool.engine != "native":
+        raise ValueError(
+            f"pools.verifier.engine is {pool.engine}, whose steps are measured as it runs: the "
+            "curve of a running system is on its dashboard"
+        )
     model, settings = system.model_of(pool), pool.settings
     if model.paced is not None:
         paced_identity, paced = load_paced_target(model)

@@ -47,8 +47,9 @@ def up(
     stop_on_signals(supervisor)
     with show_progress(settings.model.name) as show:
         supervisor.start(show)
-    say_where(supervisor.gateway_url, supervisor.api_url, settings.model.name)
-    say_policies(supervisor.api_url)
+    record = supervisor.record()
+    say_where(record)
+    say_policies(record)
     try:
         supervisor.watch()
         print("dspark: stopping", file=sys.stderr)
@@ -90,23 +91,27 @@ def stop_on_signals(supervisor: Supervisor) -> None:
         signal.signal(number, ask)
 
 
-def say_where(url: str, api: str, model: str) -> None:
+def say_where(record: StackRecord) -> None:
     """Print where the server is and what to try."""
     console = Console(highlight=False)
+    url, api, model = record.gateway, record.api, record.model
+    curl = "curl"
+    if record.tls is not None and record.certificates.get("gateway") == record.tls["certificate"]:
+        curl += f" --cacert {record.tls['authority']}"
     console.print(f"[bold green]ready[/] at [bold]{url}/v1[/] (model {model})")
     console.print(
         f"  {api}/  the dashboard\n"
         "  dspark chat          talk to it\n"
         "  dspark status        pools, budgets, acceptance\n"
-        f"  curl {url}/v1/completions -H 'content-type: application/json' \\\n"
+        f"  {curl} {url}/v1/completions -H 'content-type: application/json' \\\n"
         f'    -d \'{{"model": "{model}", "prompt": "def fibonacci(n):", "max_tokens": 64}}\'',
         soft_wrap=True,
     )
 
 
-def say_policies(api: str) -> None:
+def say_policies(record: StackRecord) -> None:
     """Print which policies are in force: they outlive a stop where the store is a file."""
-    states = policies_of(api)
+    states = policies_of(record.api, record.certificates.get("api"))
     if states is not None:
         Console(highlight=False).print(f"  {policies_line(states)}", soft_wrap=True, markup=False)
 
@@ -130,8 +135,8 @@ def _start_detached(folder: Path) -> None:
             record = read_record(folder)
             mine = record is not None and record.supervisor_pid == child.pid
             if record is not None and mine and record.phase == "ready":
-                say_where(record.gateway, record.api, record.model)
-                say_policies(record.api)
+                say_where(record)
+                say_policies(record)
                 return
             time.sleep(_POLL_S)
     except KeyboardInterrupt:

@@ -13,11 +13,12 @@ from rich.live import Live
 from rich.markup import escape
 
 from dspark.cli.budget_view import policies_line
-from dspark.cli.control_api import policies_of
+from dspark.cli.control_api import ControlApi, policies_of
 from dspark.cli.counters import since_start
 from dspark.cli.fleet_view import describe_pools, pool_tables
 from dspark.cli.options import Json, StateDir, state_folder
 from dspark.cli.stack.record import StackRecord, read_record, require_running
+from dspark.cli.trust import credentials_of
 from dspark.core.fleet import Role
 
 _TIMEOUT_S = 3.0
@@ -62,6 +63,9 @@ def scale(
         bool, typer.Option("--auto", help="As many as the load needs, or as configured.")
     ] = False,
     reason: Annotated[str, typer.Option(help="For the controller's log.")] = "dspark scale",
+    url: Annotated[
+        str | None, typer.Option(help="Control API; absent: the running stack's.")
+    ] = None,
     state_dir: StateDir = None,
 ) -> None:
     """Ask the controller for a number of replicas; the pool follows within seconds."""
@@ -69,6 +73,9 @@ def scale(
 
     if auto == (replicas is not None):
         raise ValueError("say either --replicas N or --auto")
+    if url is not None:
+        _scale_at(ControlApi(url), pool, replicas, reason)
+        return
     record = require_running(state_folder(state_dir))
     limits = _limits(state_folder(state_dir), pool)
     if replicas is not None and limits is not None and not limits[0] <= replicas <= limits[1]:
@@ -78,8 +85,22 @@ def scale(
         )
     previous = ask_for_replicas(
         record.controller, pool, replicas, author=getpass.getuser(), reason=reason,
-        timeout_s=_TIMEOUT_S,
+        credentials=credentials_of(record.tls), timeout_s=_TIMEOUT_S,
     )  # fmt: skip
+    _say_wanted(pool, previous, replicas)
+
+
+def _scale_at(api: ControlApi, pool: str, replicas: int | None, reason: str) -> None:
+    path = f"/v1/pools/{pool}/replicas"
+    previous = api.get(path)["wanted"]
+    if replicas is None:
+        api.delete(path, reason=reason)
+    else:
+        api.put(path, {"replicas": replicas, "reason": reason})
+    _say_wanted(pool, previous, replicas)
+
+
+def _say_wanted(pool: str, previous: int, replicas: int | None) -> None:
     wanted = "by its load" if replicas is None else f"{replicas} replicas"
     print(f"{pool}: {previous} -> {wanted} wanted")
 
@@ -99,14 +120,18 @@ def _collect(folder: Path) -> dict[str, Any]:
     pools: list[dict[str, Any]] = []
     policies: list[dict[str, Any]] | None = None
     try:
-        fleet = fleet_snapshot(record.controller, timeout_s=_TIMEOUT_S)
+        fleet = fleet_snapshot(
+            record.controller, credentials=credentials_of(record.tls), timeout_s=_TIMEOUT_S
+        )
         pools = describe_pools(fleet, record.pools)
         for pool in pools:
             if pool["role"] == Role.VERIFIER.value:
                 addresses = [replica["metrics_address"] for replica in pool["replicas"]]
-                pool["since_start"] = since_start(filter(None, addresses))
+                pool["since_start"] = since_start(
+                    filter(None, addresses), record.certificates.get("metrics")
+                )
         controller["term"] = fleet.term
-        policies = policies_of(record.api)
+        policies = policies_of(record.api, record.certificates.get("api"))
     except ConnectionError as error:
         controller |= {"reachable": False, "problem": str(error), "term": None}
     return {

@@ -25,8 +25,10 @@ def chat(
     state_dir: StateDir = None,
 ) -> None:
     """Talk to the served model; /bye or Ctrl-D ends, /new forgets the conversation."""
+    certificate: str | None = None
     if url is None or model is None:
         record = require_running(state_folder(state_dir))
+        certificate = record.certificates.get("gateway") if url is None else None
         url, model = url or record.gateway, model or record.model
     settings = {
         "model": model,
@@ -37,12 +39,16 @@ def chat(
     }
     console = Console(highlight=False)
     if message is not None:
-        asyncio.run(_answer(url, settings, [{"role": "user", "content": message}], console))
+        asyncio.run(
+            _answer(url, certificate, settings, [{"role": "user", "content": message}], console)
+        )
         return
-    _converse(url, settings, console)
+    _converse(url, certificate, settings, console)
 
 
-def _converse(url: str, settings: dict[str, Any], console: Console) -> None:
+def _converse(
+    url: str, certificate: str | None, settings: dict[str, Any], console: Console
+) -> None:
     turns: list[dict[str, str]] = []
     while True:
         try:
@@ -55,15 +61,19 @@ def _converse(url: str, settings: dict[str, Any], console: Console) -> None:
             turns = []
         elif line.strip():
             turns.append({"role": "user", "content": line})
-            answer = asyncio.run(_answer(url, settings, turns, console))
+            answer = asyncio.run(_answer(url, certificate, settings, turns, console))
             turns.append({"role": "assistant", "content": answer})
 
 
 async def _answer(
-    url: str, settings: dict[str, Any], turns: list[dict[str, str]], console: Console
+    url: str,
+    certificate: str | None,
+    settings: dict[str, Any],
+    turns: list[dict[str, str]],
+    console: Console,
 ) -> str:
     outcome = Outcome()
-    async with open_client(url) as client:
+    async with open_client(url, certificate) as client:
         body = {**settings, "messages": turns}
         async for chunk in stream(client, "/v1/chat/completions", body):
             outcome.add(chunk)

@@ -1,11 +1,13 @@
 """Settings of the controller."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from dspark.config.base import Settings
 from dspark.config.scaling import PoolScaling
+from dspark.config.tls import HttpsSettings, TlsSettings, https_of
 
 
 class ApiToken(Settings):
@@ -34,9 +36,17 @@ class ControllerSettings(Settings):
     """Port of the control API (HTTP); 0 lets the system choose."""
     api_tokens: tuple[ApiToken, ...] = Field(default=(), max_length=1000)
     """Who may use the control API; empty: everybody on this machine."""
+    tls: TlsSettings | None = None
+    """Mutual TLS with replicas and gateways; null: plaintext."""
+    https: HttpsSettings | None = None
+    """Certificate of the control API and the dashboard; null: that of ``tls``, and plain HTTP
+    without ``tls`` or where ``tls.plain_http`` has ``api``."""
     gateway_url: str | None = Field(default=None, pattern=r"^https?://[^\s/@?#]+$")
     """Base URL of the gateway, for requests that people try out on the dashboard; null: none.
     ``dspark up`` names its own."""
+    gateway_certificate: Path | None = None
+    """With an https ``gateway_url``: the file (PEM) of the gateway's certificate, and only that one
+    is taken. null: one for the name in the URL, of ``tls.authority`` or one the system knows."""
     tick_s: float = Field(default=0.5, gt=0)
     """Seconds between plans."""
     report_interval_s: float = Field(default=0.5, gt=0)
@@ -76,6 +86,10 @@ class ControllerSettings(Settings):
     """With a Redis: begins every key; systems with a Redis in common need one each."""
     leader_lease_s: float = Field(default=2.0, ge=0.5)
     """With a Redis: a standby takes over when the leader was silent for this long."""
+
+    def api_served_with(self) -> HttpsSettings | None:
+        """Return the certificate of the control API, or None for plain HTTP."""
+        return https_of("api", self.tls, self.https)
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from dspark.config.base import Settings
+from dspark.config.tls import TlsSettings
 
 
 class EndpointSettings(Settings):
@@ -26,5 +27,7 @@ class EndpointSettings(Settings):
     """Last port to try for metrics."""
     controller: str = "127.0.0.1:9900"
     """Address of the controller; empty announces nothing."""
+    tls: TlsSettings | None = None
+    """Mutual TLS with all other processes; null: plaintext, for trusted networks only."""
     call_timeout_s: float = Field(default=10.0, gt=0)
     """Deadline of unary calls."""

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from dspark.config.base import Settings
 from dspark.config.model import ModelSettings
+from dspark.config.tls import HttpsSettings, TlsSettings, https_of
 
 
 class GatewaySettings(Settings):
@@ -17,6 +18,11 @@ class GatewaySettings(Settings):
     """Port to listen on."""
     controller: str = "127.0.0.1:9900"
     """Address of the controller."""
+    tls: TlsSettings | None = None
+    """Mutual TLS with controller and verifiers; null: plaintext."""
+    https: HttpsSettings | None = None
+    """Certificate that clients are shown, for instance one of a public authority; null: that of
+    ``tls``, and plain HTTP without ``tls`` or where ``tls.plain_http`` has ``gateway``."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """Longest life of one request."""
     max_concurrent: int = Field(default=256, ge=1)
@@ -39,6 +45,10 @@ class GatewaySettings(Settings):
     """After a stop: how long new requests are still served while load balancers notice."""
     drain_s: float = Field(default=10.0, ge=0)
     """After that: how long open streams may finish."""
+
+    def served_with(self) -> HttpsSettings | None:
+        """Return the certificate of the HTTP side, or None for plain HTTP."""
+        return https_of("gateway", self.tls, self.https)
 
 
 class GatewayProcess(Settings):

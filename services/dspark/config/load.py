@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -30,8 +30,12 @@ def load_system(path: Path | None, overrides: Sequence[str] = ()) -> SystemSetti
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """Return the first complaint as "key: what is wrong", with the nearest known key."""
-    first = error.errors()[0]
+    """Return one complaint as "key: what is wrong", with the nearest known key.
+
+    An unknown key goes first: where it is a misspelt one, another is found missing for it.
+    """
+    found = error.errors()
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"])
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
@@ -82,7 +86,7 @@ def _keys_at(root: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     model = root
     for part in path:
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        # Of ``X | None`` it is X that has keys.
+        classes = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        model = next(each for each in classes if issubclass(each, BaseModel))
     return list(model.model_fields)

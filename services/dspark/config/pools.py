@@ -1,6 +1,6 @@
 """How many replicas a pool has, where they go, and the settings that each of them gets."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,18 @@ from dspark.config.drafter import DrafterSettings
 from dspark.config.prefill import PrefillSettings
 from dspark.config.scaling import ScalingSettings
 from dspark.config.verifier import VerifierSettings
+from dspark.config.vllm_engine import VllmEngineSettings
+
+NATIVE_ONLY = (
+    "num_pages",
+    "local_prefill_tokens",
+    "prefill_chunk_tokens",
+    "cohorts",
+    "prefill_timeout_s",
+    "prefill_attempts",
+    "guard",
+)
+"""What a verifier setting says to our own engine alone."""
 
 
 class PoolSettings(Settings):
@@ -68,8 +80,41 @@ class VerifierPool(PoolSettings):
     """Never fewer; without a verifier nothing is served."""
     replicas: int = Field(default=1, ge=1)
     """Replicas at start; afterwards the controller's wish counts."""
+    engine: Literal["native", "vllm"] = "native"
+    """What runs the target: our own engine, or vLLM, which keeps its own scheduler, KV cache and
+    sampler and is drafted for by the same drafters under the same budgets."""
+    vllm: VllmEngineSettings | None = None
+    """With ``engine: vllm``: how it is run; null takes every default."""
     settings: VerifierSettings = VerifierSettings()
     """What a verifier replica does."""
+
+    @model_validator(mode="after")
+    def _engine_and_settings_agree(self) -> Self:
+        if self.engine == "native":
+            if self.vllm is not None:
+                raise ValueError(
+                    "vllm is set, and engine is native: say engine: vllm, or remove it"
+                )
+            return self
+        default = VerifierSettings()
+        for name in NATIVE_ONLY:
+            if getattr(self.settings, name) != getattr(default, name):
+                raise ValueError(
+                    f"settings.{name} says nothing to engine vllm, which has a scheduler and a KV "
+                    "cache of its own (see vllm.engine_args): remove it"
+                )
+        split = self.engine_settings.tensor_parallel_size
+        if split > 1 and self.num_gpus < split:
+            raise ValueError(
+                f"vllm.tensor_parallel_size {split} needs num_gpus {split} a replica, "
+                f"and it is {self.num_gpus:g}"
+            )
+        return self
+
+    @property
+    def engine_settings(self) -> VllmEngineSettings:
+        """How vLLM is run, where it is the engine."""
+        return self.vllm or VllmEngineSettings()
 
 
 class Pools(Settings):

@@ -1,7 +1,7 @@
 """Settings of a whole system: one file, every role."""
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from dspark.config.pools import Pools, PoolSettings
 from dspark.config.ray import RaySettings
 from dspark.config.scaling import PoolScaling
 from dspark.config.telemetry import TelemetrySettings
+from dspark.config.tls import HttpsSettings, TlsSettings, https_of
 
 
 class SystemSettings(Settings):
@@ -22,7 +23,8 @@ class SystemSettings(Settings):
     model: ModelSettings = ModelSettings()
     """Which pair is served."""
     endpoint: EndpointSettings = EndpointSettings()
-    """Where replicas listen; ``controller`` follows from the controller's host and port."""
+    """Where replicas listen; ``controller`` follows from the controller's host and port. ``tls`` is
+    also that of gateway and controller, unless they have their own."""
     pools: Pools = Pools()
     """Sizes, placement and settings of the three pools."""
     gateway: GatewaySettings = GatewaySettings()
@@ -55,6 +57,40 @@ class SystemSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_rest_fits_vllm(self) -> Self:
+        verifier = self.pools.verifier
+        if verifier.engine == "native":
+            return self
+        drafts, prefill = verifier.engine_settings.drafts, self.pools.prefill.replicas
+        if self.model.paced is not None:
+            raise ValueError("model.paced is for our own engine: say pools.verifier.engine: native")
+        if prefill > 0:
+            raise ValueError(
+                f"pools.prefill.replicas is {prefill}, and vLLM runs prompts itself: set it to 0"
+            )
+        if drafts != "none" and self.model.drafter is None:
+            raise ValueError(
+                f"pools.verifier.vllm.drafts is {drafts!r} but model.drafter is null: "
+                "name a drafter or set drafts to none"
+            )
+        if drafts != "pool" and self.pools.drafter.replicas > 0:
+            raise ValueError(
+                f"pools.drafter.replicas is {self.pools.drafter.replicas}, and "
+                f"pools.verifier.vllm.drafts {drafts!r} asks no drafter pool: set replicas to 0"
+            )
+        if drafts == "colocated" and self.model_of(verifier).device == "cpu":
+            raise ValueError(
+                "pools.verifier.vllm.drafts colocated is vLLM's own dspark method, which needs a "
+                "GPU (Triton): set pools.verifier.device to cuda, or drafts to pool"
+            )
+        if self.gateway.speculation_mode == "coupled":
+            raise ValueError(
+                "gateway.speculation_mode is coupled, and vLLM judges drafts by rejection only: "
+                "set it to rejection"
+            )
+        return self
+
     def with_ports(
         self,
         *,
@@ -64,7 +100,7 @@ class SystemSettings(Settings):
         gateway_port: int,
         state_dir: Path,
     ) -> Self:
-        """Return a copy in which every address is definite.
+        """Return a copy in which every address, and every file of TLS, is definite.
 
         Args:
             controller_port: Port that the controller will listen on.
@@ -74,8 +110,13 @@ class SystemSettings(Settings):
             state_dir: Existing folder for logs and state.
         """
         store = self.controller.store
+        shared = self.endpoint.tls
+        gateway_tls = _absolute(self.gateway.tls or shared)
+        gateway_https = _absolute(self.gateway.https)
         controller = self.controller.model_copy(
             update={
+                "tls": _absolute(self.controller.tls or shared),
+                "https": _absolute(self.controller.https),
                 "port": controller_port,
                 "metrics_port": metrics_port,
                 "api_port": api_port,
@@ -85,8 +126,14 @@ class SystemSettings(Settings):
             }
         )
         if "gateway_url" not in controller.model_fields_set:
-            url = f"http://{_reachable(self.gateway.host)}:{gateway_port}"
-            controller = controller.model_copy(update={"gateway_url": url})
+            shown = https_of("gateway", gateway_tls, gateway_https)
+            scheme = "http" if shown is None else "https"
+            url = f"{scheme}://{_reachable(self.gateway.host)}:{gateway_port}"
+            update = {
+                "gateway_url": url,
+                "gateway_certificate": None if shown is None else shown.certificate,
+            }
+            controller = controller.model_copy(update=update)
         reached_at = f"{_reachable(controller.host)}:{controller_port}"
 
         def follow(given: EndpointSettings | GatewaySettings) -> dict[str, object]:
@@ -96,12 +143,16 @@ class SystemSettings(Settings):
         gateway_update = {
             **follow(self.gateway),
             "port": gateway_port,
+            "tls": gateway_tls,
+            "https": gateway_https,
             "fleet_file": self.gateway.fleet_file or str(state_dir / "fleet.json"),
         }
         return self.model_copy(
             update={
                 "controller": controller,
-                "endpoint": self.endpoint.model_copy(update=follow(self.endpoint)),
+                "endpoint": self.endpoint.model_copy(
+                    update={**follow(self.endpoint), "tls": _absolute(shared)}
+                ),
                 "gateway": self.gateway.model_copy(update=gateway_update),
                 "state_dir": state_dir,
             }
@@ -134,6 +185,13 @@ class SystemSettings(Settings):
 def _placed(store: str, state_dir: Path) -> str:
     """Return a store with a relative file put into the state folder."""
     return store if store == "memory" or "://" in store else str(state_dir / store)
+
+
+Files = TypeVar("Files", HttpsSettings, TlsSettings)
+
+
+def _absolute(files: Files | None) -> Files | None:
+    return None if files is None else files.absolute()
 
 
 def _reachable(host: str) -> str:

@@ -50,8 +50,11 @@ class VerifierSettings(Settings):
     """Sessions decoded at once."""
     max_waiting: int = Field(default=128, ge=0)
     """Sessions that may wait for pages; one more is refused with RESOURCE_EXHAUSTED."""
-    max_batch_tokens: int = Field(default=256, ge=8)
-    """Tokens in one target forward; at least ``max_sessions``: each session has one of them."""
+    max_batch_tokens: int = Field(default=640, ge=8)
+    """Tokens in one target forward; at least ``max_sessions``: each session has one of them.
+
+    With ``(1 + gamma) x max_sessions`` and some chunks of prompts no draft is cut for want of room.
+    """
     local_prefill_tokens: int = Field(default=32, ge=0)
     """Prompts up to this long are run by the verifier itself."""
     prefill_chunk_tokens: int = Field(default=64, ge=1)

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dspark.config.base import Settings
+from dspark.config.tls import TlsSettings
 from dspark.config.verifier import DraftingSettings
 
 
@@ -18,6 +19,8 @@ class VllmSettings(Settings):
     """Addresses (``host:port``) of drafters, without a controller."""
     controller: str | None = None
     """Address of a controller that knows the drafters and broadcasts budgets."""
+    tls: TlsSettings | None = None
+    """Mutual TLS with drafters and controller; null: plaintext."""
     pool: str = "verifier"
     """Pool whose budgets are followed, where there is a controller."""
     name: str | None = None
@@ -27,6 +30,9 @@ class VllmSettings(Settings):
     curve: Path | None = None
     """File with this engine's step curve, in the form of ``dspark profile --json``: draft lengths
     then follow Algorithm 1 wherever there is no budget. null verifies all drafts."""
+    line: Path | None = None
+    """Unix socket of the pool's replica that is told of each step; null where vLLM is no pool. The
+    curve and the budgets then wait for the replica's word."""
     drafting: DraftingSettings = Field(default_factory=DraftingSettings)
     """Deadlines and bounds, as in a verifier."""
 

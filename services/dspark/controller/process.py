@@ -6,12 +6,14 @@ import logging
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Coroutine, Iterator
 
 import uvicorn
 
 from dspark.config.controller import ControllerSettings
 from dspark.config.endpoint import EndpointSettings
+from dspark.config.tls import https_of
 from dspark.controller.api.app import ControlApi
 from dspark.controller.api.service import SERVICE_NAME as API_SERVICE_NAME
 from dspark.controller.api.service import ControlApiService
@@ -21,7 +23,9 @@ from dspark.controller.loop import Controller
 from dspark.controller.open_store import open_store
 from dspark.controller.service import SERVICE_NAME, ControlService, add_control_service
 from dspark.controller.store import Store, StoreLost
+from dspark.rpc.credentials import Credentials, open_credentials
 from dspark.rpc.http import HttpServer, bind
+from dspark.rpc.https import server_context
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import metrics
 from dspark.telemetry.endpoint import serve_metrics
@@ -37,24 +41,28 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
     """Run the controller until ``stop`` is set: as a standby first, where another one leads.
 
     Raises:
-        ValueError: The store or a port cannot be had; the message says which.
+        ValueError: The store, a port or a file of TLS cannot be had; the message says which.
         Deposed: Another controller leads now.
     """
+    credentials = open_credentials(settings.tls)
+    shown = settings.api_served_with()
+    context = None if shown is None else server_context(shown)
+    scheme = "http" if context is None else "https"
     with (
         _metrics_endpoint(settings) as metrics_port,
         bind(settings.api_host, settings.api_port, what="the control API") as api_socket,
-        contextlib.closing(_open_store(settings, api_socket)) as store,
+        contextlib.closing(_open_store(settings, _url(scheme, api_socket))) as store,
     ):
         controller = Controller(settings, store, leading=False)
         api = ControlApi(controller, Tokens(settings.api_tokens))
-        http = _http_server(api)
+        http = _http_server(api, context)
         serving = asyncio.create_task(http.serve(sockets=[api_socket]))
-        log.info("metrics port %d, control API at %s", metrics_port, _url(api_socket))
+        log.info("metrics port %d, control API at %s", metrics_port, _url(scheme, api_socket))
         stopped = asyncio.create_task(stop.wait())
         try:
             await _first(stopped, become_leader(store, controller, settings.leader_lease_s))
             if not stop.is_set():
-                await _lead(settings, controller, store, api, stopped)
+                await _lead(settings, controller, store, api, stopped, credentials)
         finally:
             log.info("controller stops")
             api.stopping.set()
@@ -71,6 +79,7 @@ async def _lead(
     store: Store,
     api: ControlApi,
     stopped: asyncio.Task[bool],
+    credentials: Credentials | None,
 ) -> None:
     """Serve replicas until stopped.
 
@@ -84,6 +93,7 @@ async def _lead(
             port_max=settings.port,
         ),
         [SERVICE_NAME, API_SERVICE_NAME],
+        credentials,
     )
     service = ControlService(controller, settings)
     server.add(lambda target: add_control_service(service, target))
@@ -113,18 +123,18 @@ async def _first(stopped: asyncio.Task[bool], work: Coroutine[None, None, None])
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _open_store(settings: ControllerSettings, api_socket: socket.socket) -> Store:
+def _open_store(settings: ControllerSettings, api_url: str) -> Store:
     owner = {
         "id": secrets.token_hex(8),
         "address": f"{settings.host}:{settings.port}",
-        "api": _url(api_socket),
+        "api": api_url,
     }
     return open_store(settings.store, owner=owner, prefix=settings.store_prefix)
 
 
-def _url(sock: socket.socket) -> str:
+def _url(scheme: str, sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def run(settings: ControllerSettings) -> None:
@@ -140,10 +150,11 @@ def run(settings: ControllerSettings) -> None:
     asyncio.run(until_signalled())
 
 
-def _http_server(api: ControlApi) -> HttpServer:
+def _http_server(api: ControlApi, context: ssl.SSLContext | None) -> HttpServer:
     return HttpServer(
         uvicorn.Config(
             api.app(),
+            ssl_context_factory=None if context is None else lambda *_: context,
             loop="asyncio",
             lifespan="off",
             log_config=None,
@@ -158,7 +169,13 @@ def _http_server(api: ControlApi) -> HttpServer:
 @contextlib.contextmanager
 def _metrics_endpoint(settings: ControllerSettings) -> Iterator[int]:
     metrics.BUILD_INFO.info({"role": "controller", "replica": "controller"})
-    port, stop = serve_metrics(settings.host, settings.metrics_port, settings.metrics_port)
+    shown = https_of("metrics", settings.tls)
+    port, stop = serve_metrics(
+        settings.host,
+        settings.metrics_port,
+        settings.metrics_port,
+        context=None if shown is None else server_context(shown),
+    )
     try:
         yield port
     finally:

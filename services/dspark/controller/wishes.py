@@ -40,6 +40,10 @@ class Wishes:
         """The configured numbers."""
         return self._initial
 
+    def of(self, pool: PoolName) -> Wish | None:
+        """Return what somebody asked for in a pool."""
+        return self._asked.get(pool)
+
     def asked(self) -> dict[PoolName, int]:
         """Return the replicas that people asked for, by pool."""
         return {pool: wish.replicas for pool, wish in self._asked.items()}

@@ -33,18 +33,20 @@ budget since would be about the very tokens to come.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dspark.core.budget import ALL, DISABLED, OFF
-from dspark.core.curve import Curve, curve_problem, steps_seconds
+from dspark.core.curve import Curve, curve_problem, ramp_seconds
 from dspark.core.ids import SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionDraft:
+class SessionDraft(NamedTuple):
     """What a drafter proposed for one session, as far as admission may see it.
+
+    A tuple, as `Verdict` is: one is made for every session and step.
 
     Attributes:
         session: The session.
@@ -78,6 +80,7 @@ def admit(
     curve: Curve | None,
     context_tokens: float,
     plain_sessions: int = 0,
+    prompt_tokens: int = 0,
     wait_s: float = 0.0,
 ) -> Admission:
     """Choose each session's prefix by the budget, or without one by the replica's own curve.
@@ -89,6 +92,7 @@ def admit(
         curve: The replica's own curve, used where there is no budget.
         context_tokens: Mean context length of the step's sessions.
         plain_sessions: Sessions in the step that have no draft.
+        prompt_tokens: Of prompts in the step.
         wait_s: Seconds of a round beyond its step, known before these drafts were made.
 
     Raises:
@@ -100,7 +104,10 @@ def admit(
         if curve is None or problem is not None:
             reason = f"no budget, and the curve is {problem}: verify all {drafted}"
             return Admission(lengths=admit_top(drafts, ALL), reason=reason)
-        lengths = admit_causal(drafts, curve, context_tokens, plain_sessions, wait_s=wait_s)
+        lengths = admit_causal(
+            drafts, curve, context_tokens, plain_sessions,
+            prompt_tokens=prompt_tokens, wait_s=wait_s,
+        )  # fmt: skip
         kept = sum(lengths.values())
         return Admission(lengths=lengths, reason=f"no budget: causal, {kept} of {drafted}")
     if entry in (OFF, DISABLED):
@@ -141,30 +148,34 @@ def admit_causal(
     context_tokens: float,
     plain_sessions: int = 0,
     *,
+    prompt_tokens: int = 0,
     wait_s: float = 0.0,
 ) -> dict[SessionId, int]:
     """Admit by Algorithm 1 of the paper: best first, until one more would not pay.
 
     Theta = tau / (T(B) + wait) with tau = R + sum of admitted survivals and B = R + admitted
-    drafts; R counts the plain sessions too.  The paper's Theta = tau * SPS(B) has no wait, because
-    there the drafter runs within the step.  The early stop is what makes it causal, and what makes
-    it miss the best size behind a cliff of a staircase curve.
+    drafts + prompt tokens; R counts the plain sessions too, and prompts commit nothing.  The
+    paper's Theta = tau * SPS(B) has no wait, because there the drafter runs within the step.  The
+    early stop is what makes it causal.  On a staircase it would also end at the first stair, which
+    one draft never pays for; so T is the curve's ramp.  Survivals fall and prices on a ramp rise,
+    so Theta has one summit and the stop finds it.
 
     Args:
         drafts: This step's drafts, in any order; sessions differ.
         curve: The replica's own curve.
         context_tokens: Mean context length of the step's sessions.
         plain_sessions: Sessions in the step that have no draft.
+        prompt_tokens: Of prompts in the step.
         wait_s: Seconds of a round beyond its step: drafting that nothing hides.
     """
     sessions, columns, survivals = _ranked(drafts)
     if len(survivals) == 0:
         return _lengths(sessions, columns)
     num_sessions = len(sessions) + plain_sessions
-    batch_tokens = num_sessions + np.arange(len(survivals) + 1)
+    batch_tokens = num_sessions + prompt_tokens + np.arange(len(survivals) + 1)
     # cumsum adds from left to right: a partial sum never sees what comes after it.
     expected_tokens = num_sessions + np.concatenate(([0.0], np.cumsum(survivals)))
-    step_s = steps_seconds(
+    step_s = ramp_seconds(
         curve, sessions=num_sessions, batch_tokens=batch_tokens, context_tokens=context_tokens
     )
     tokens_per_s = expected_tokens / (step_s + wait_s)

@@ -5,6 +5,7 @@ verifying.  With few sessions a step is bound by memory, not by tokens: half the
 nearly as much as all of them, and one cohort is better.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 Cohorts = Literal[1, 2]
@@ -54,3 +55,35 @@ def choose_cohorts(
     if current == 1:
         return 2 if two_tokens_per_s > one_tokens_per_s * (1.0 + margin) else 1
     return 1 if one_tokens_per_s > two_tokens_per_s * (1.0 + margin) else 2
+
+
+def place_in_cohorts(present: Sequence[int | None], cohorts: Cohorts) -> list[int]:
+    """Return each session's cohort, leaving as many as possible where they are.
+
+    A session that changes its cohort is waited for: its draft was asked for a moment ago, and its
+    turn has come.  So newcomers fill up the smaller half, and somebody moves only where the halves
+    differ by more than an eighth of the sessions.
+
+    Args:
+        present: Where each session is, in order of admission; None: nowhere yet.
+        cohorts: That alternate from now on.
+    """
+    if cohorts == 1:
+        return [0] * len(present)
+    placed = list(present)
+    sizes = [placed.count(0), placed.count(1)]
+
+    def move(index: int, to: int) -> None:
+        placed[index] = to
+        sizes[to] += 1
+
+    for index, cohort in enumerate(placed):
+        if cohort is None:
+            move(index, 0 if sizes[0] <= sizes[1] else 1)
+    if abs(sizes[0] - sizes[1]) > max(1, len(placed) // 8):
+        larger = 0 if sizes[0] > sizes[1] else 1
+        youngest = (index for index in reversed(range(len(placed))) if placed[index] == larger)
+        while sizes[larger] - sizes[1 - larger] > 1:
+            sizes[larger] -= 1
+            move(next(youngest), 1 - larger)
+    return [cohort or 0 for cohort in placed]

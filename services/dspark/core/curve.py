@@ -4,6 +4,9 @@ Cost is a staircase (graph buckets, kernel tiles), so a size between two measure
 the larger one costs.  Above the largest measured size cost grows along the row's chord.  Between
 measured session counts and context lengths, where cost is smooth, it is interpolated; outside
 them the nearest one counts.
+
+A walk that goes one token at a time cannot see over a stair: it takes the ramp, the greatest
+convex function below the stairs (``ramp_seconds``).
 """
 
 import math
@@ -59,6 +62,9 @@ class _Row:
     batch_tokens: NDArray[np.int64]
     step_s: Seconds
     slope_s: float  # seconds a token above the largest size
+    ramp_tokens: NDArray[np.int64]  # corners of the greatest convex function below
+    ramp_s: Seconds
+    ramp_slope_s: float
 
 
 def make_curve(version: str, device: str, samples: Sequence[CurvePoint]) -> Curve:
@@ -172,12 +178,18 @@ def steps_seconds(
     curve: Curve, *, sessions: int, batch_tokens: NDArray[np.int64], context_tokens: float
 ) -> Seconds:
     """Return the seconds of steps of many sizes at once; see ``step_seconds``."""
-    contexts, layers = _grid(curve)
-    low, high, share = _between(contexts, context_tokens)
-    seconds = _layer_seconds(layers[low], sessions, batch_tokens)
-    if low != high:
-        seconds += share * (_layer_seconds(layers[high], sessions, batch_tokens) - seconds)
-    return seconds
+    return _seconds(curve, sessions, batch_tokens, context_tokens, _row_seconds)
+
+
+def ramp_seconds(
+    curve: Curve, *, sessions: int, batch_tokens: NDArray[np.int64], context_tokens: float
+) -> Seconds:
+    """Return the greatest convex seconds that are nowhere above those of ``steps_seconds``.
+
+    At the inner edge of a stair both agree; within it the ramp is below.  By it each token's price
+    is what a token costs on the way to the next edge worth going to, and prices never fall.
+    """
+    return _seconds(curve, sessions, batch_tokens, context_tokens, _row_ramp_seconds)
 
 
 def contexts_of(curve: Curve) -> tuple[int, ...]:
@@ -213,16 +225,64 @@ def _row(sessions: int, costs: dict[int, float]) -> _Row:
         slope_s = float((step_s[-1] - step_s[0]) / (sizes[-1] - sizes[0]))
     else:
         slope_s = float(step_s[0] / sizes[0])  # proportional: the dearest plausible guess
-    return _Row(sessions=sessions, batch_tokens=sizes, step_s=step_s, slope_s=slope_s)
+    corners = _convex_corners(sizes, step_s)
+    return _Row(
+        sessions=sessions,
+        batch_tokens=sizes,
+        step_s=step_s,
+        slope_s=slope_s,
+        ramp_tokens=sizes[corners],
+        ramp_s=step_s[corners],
+        ramp_slope_s=max(slope_s, _last_slope(sizes[corners], step_s[corners])),
+    )
+
+
+def _convex_corners(sizes: NDArray[np.int64], step_s: Seconds) -> list[int]:
+    """Return the indices of the lower convex hull of the points (size, seconds)."""
+    corners: list[int] = []
+    for index in range(len(sizes)):
+        while len(corners) > 1:
+            before, last = corners[-2:]
+            rise = (step_s[last] - step_s[before]) * (sizes[index] - sizes[before])
+            if rise < (step_s[index] - step_s[before]) * (sizes[last] - sizes[before]):
+                break
+            corners.pop()  # it lies on or above the line between its neighbours
+        corners.append(index)
+    return corners
+
+
+def _last_slope(sizes: NDArray[np.int64], step_s: Seconds) -> float:
+    if len(sizes) < 2:
+        return 0.0
+    return float((step_s[-1] - step_s[-2]) / (sizes[-1] - sizes[-2]))
+
+
+_RowSeconds = Callable[[_Row, NDArray[np.int64]], Seconds]
+
+
+def _seconds(
+    curve: Curve,
+    sessions: int,
+    batch_tokens: NDArray[np.int64],
+    context_tokens: float,
+    of_row: _RowSeconds,
+) -> Seconds:
+    contexts, layers = _grid(curve)
+    low, high, share = _between(contexts, context_tokens)
+    seconds = _layer_seconds(layers[low], sessions, batch_tokens, of_row)
+    if low != high:
+        above = _layer_seconds(layers[high], sessions, batch_tokens, of_row)
+        seconds += share * (above - seconds)
+    return seconds
 
 
 def _layer_seconds(
-    rows: tuple[_Row, ...], sessions: int, batch_tokens: NDArray[np.int64]
+    rows: tuple[_Row, ...], sessions: int, batch_tokens: NDArray[np.int64], of_row: _RowSeconds
 ) -> Seconds:
     low, high, share = _between([row.sessions for row in rows], sessions)
-    seconds = _row_seconds(rows[low], batch_tokens)
+    seconds = of_row(rows[low], batch_tokens)
     if low != high:
-        seconds += share * (_row_seconds(rows[high], batch_tokens) - seconds)
+        seconds += share * (of_row(rows[high], batch_tokens) - seconds)
     return seconds
 
 
@@ -230,6 +290,13 @@ def _row_seconds(row: _Row, batch_tokens: NDArray[np.int64]) -> Seconds:
     index = np.searchsorted(row.batch_tokens, batch_tokens, side="left")
     beyond = np.maximum(batch_tokens - row.batch_tokens[-1], 0)
     seconds: Seconds = row.step_s[np.minimum(index, len(row.step_s) - 1)] + row.slope_s * beyond
+    return seconds
+
+
+def _row_ramp_seconds(row: _Row, batch_tokens: NDArray[np.int64]) -> Seconds:
+    beyond = np.maximum(batch_tokens - row.ramp_tokens[-1], 0)
+    seconds: Seconds = np.interp(batch_tokens, row.ramp_tokens, row.ramp_s)
+    seconds += row.ramp_slope_s * beyond
     return seconds
 
 

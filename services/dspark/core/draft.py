@@ -7,6 +7,9 @@ Everything is stamped so that an answer can be matched to exactly one question.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import accumulate
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +30,11 @@ class DraftStatus(Enum):
     FULL = "full"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRound:
+class SessionRound(NamedTuple):
     """One session's part of a round.
+
+    A tuple: one is made for every session and round, and a frozen dataclass takes four times as
+    long.
 
     Attributes:
         session: The session.
@@ -149,9 +154,4 @@ class Proposal:
 
 def survivals(confidences: Sequence[float]) -> tuple[float, ...]:
     """Return a_k = c_1 * ... * c_k: the chance that the first k drafts are all accepted."""
-    result = []
-    product = 1.0
-    for confidence in confidences:
-        product *= confidence
-        result.append(product)
-    return tuple(result)
+    return tuple(accumulate(confidences, mul))

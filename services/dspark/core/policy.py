@@ -139,9 +139,9 @@ class Rules:
     """
 
     activation_sessions: int = 2
-    trim_gain: float = 0.02
+    trim_gain: float = 0.01
     off_gain: float = 0.05
-    change_gain: float = 0.03
+    change_gain: float = 0.01
     min_tokens_per_s: float | None = None
 
 

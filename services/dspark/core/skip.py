@@ -20,6 +20,10 @@ from dspark.core.curve import Curve, draft_seconds, step_seconds
 _MIN_ROUNDS = 8
 _WEIGHT = 0.08  # of the newest round: about 24 rounds count
 _DOUBT = 2.0  # standard errors: a skipped user is a slower one, so bad luck must not look like it
+_CLEARLY = 2.0
+"""Drafts must cost so many times what they bring.  The price is an estimate of means, and where a
+budget trims, a poor session's place in the step goes to others anyway: a pause gains little then,
+and a wrong one loses all that the session's drafts would have brought."""
 _FIRST_PAUSE = 8
 _LONGEST_PAUSE = 128
 
@@ -136,7 +140,7 @@ class SkipState:
         if self._left > 0:
             self._left -= 1
             return False
-        if price.pays(accepted=self._hoped(), verified=self._verified):
+        if price.pays(accepted=_CLEARLY * self._hoped(), verified=self._verified):
             self._next_pause, self._tried = _FIRST_PAUSE, True
             return True
         if not self._tried:

@@ -11,14 +11,16 @@ target port); only the cut is made here.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dspark.core.session import FinishReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Outcome of verifying one session's prefix.
+
+    A tuple: one is made for every session and step, and a frozen dataclass takes four times as
+    long.
 
     Attributes:
         accepted: Drafts accepted, 0 .. verified.
@@ -59,7 +61,9 @@ def judge(
             f"{len(drafts)} drafts need {len(drafts) + 1} target tokens, not {len(target_tokens)}"
         )
     accepted = 0
-    while accepted < len(drafts) and drafts[accepted] == target_tokens[accepted]:
+    for draft, token in zip(drafts, target_tokens, strict=False):
+        if draft != token:
+            break
         accepted += 1
     return settle(target_tokens[: accepted + 1], stop_tokens=stop_tokens, remaining=remaining)
 
@@ -79,6 +83,8 @@ def settle(tokens: Sequence[int], *, stop_tokens: Collection[int], remaining: in
         raise ValueError("the target's own token is missing")
     if remaining < 1:
         raise ValueError(f"remaining is {remaining}: the session should have ended")
+    if len(tokens) < remaining and frozenset(stop_tokens).isdisjoint(tokens):  # nearly always
+        return Verdict(len(tokens) - 1, tuple(tokens), None)
     committed: list[int] = []
     finish: FinishReason | None = None
     for token in tokens:

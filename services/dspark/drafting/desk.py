@@ -10,7 +10,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dspark.core.curve import Curve
 from dspark.core.draft import DraftBlock, DraftStatus, Round, RoundReply, Rows, SessionRound
@@ -29,12 +30,14 @@ _PAUSE_REQUESTS = 200
 _LOST_S = 10.0
 """An answer this late (or two deadlines, if longer) will not come: its session moves."""
 
+_NO_ANSWER = frozenset({Cause.DUPLICATE, Cause.FOREIGN, Cause.STALE})
+"""Blocks that are not about what is asked now."""
+
 RowSource = Callable[[SessionId, int, int], Rows]
 """(session, start, stop) -> the kept context rows of these positions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One session that wants a draft after ``anchor`` at position ``base_length``."""
 
     session: SessionId
@@ -213,7 +216,7 @@ class DraftDesk:
         if placement is None:
             return None
         if placement.question is not None:
-            placement.question = replace(placement.question, late=True)
+            placement.question = placement.question._replace(late=True)
         block, placement.block = placement.block, None
         if block is None or block.base_length != base_length:
             return None
@@ -373,6 +376,7 @@ class DraftDesk:
         self.draft_bytes += event.num_bytes
         share = event.num_bytes // max(1, len(reply.blocks))
         drafter = self._drafters.get(event.drafter)
+        timed, hits = False, 0
         for block in reply.blocks:
             placement = self._sessions.get(block.session)
             if placement is None:
@@ -385,21 +389,28 @@ class DraftDesk:
                 round_=reply.number,
                 vocab_size=self._vocab_size,
             )
-            self.outcomes[cause.value] += 1
-            if cause in {Cause.DUPLICATE, Cause.FOREIGN, Cause.STALE}:
-                continue
+            if cause is Cause.HIT:
+                hits += 1
+            else:
+                self.outcomes[cause.value] += 1
+                if cause in _NO_ANSWER:
+                    continue
             assert question is not None
-            self._deadline.observe(now_s - question.sent_s)
+            if not timed:  # the questions of one round were all sent at once
+                self._deadline.observe(now_s - question.sent_s)
+                timed = True
             opening, placement.opening = placement.opening, False
             placement.question = None
             placement.draft_bytes += share
-            if opening and block.status is DraftStatus.FULL:
+            if cause is Cause.HIT:
+                placement.block = block
+            elif opening and block.status is DraftStatus.FULL:
                 self._leave_alone(event.drafter)
                 self._unplace(block.session, placement)
-            elif cause is Cause.HIT:
-                placement.block = block
             elif block.status is DraftStatus.NOT_SEEDED:
                 self._seed(block.session, placement)
+        if hits:
+            self.outcomes[Cause.HIT.value] += hits
         if reply.draining and drafter is not None and drafter.incarnation == reply.incarnation:
             drafter.closed_until = math.inf
             self._empty(event.drafter)

@@ -6,8 +6,10 @@ But for blocks that cannot be (no honest drafter makes them), none of the causes
 was drafted, so dropping cannot bias the output.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from dspark.core.draft import DraftBlock, DraftStatus
 from dspark.core.ids import Incarnation
@@ -27,9 +29,10 @@ class Cause(Enum):
     MALFORMED = "malformed"  # tokens, confidences or laws that cannot be
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """What was asked for one session, and when it stops being worth waiting for.
+
+    A tuple, as `core.draft.SessionRound` is: one is made for every session and round.
 
     ``laws``: the drafts are judged by rejection, so they must come with their laws.
     """
@@ -67,8 +70,8 @@ def judge_block(
         return Cause.FULL
     if (
         len(block.tokens) > question.max_tokens
-        or any(not 0 <= token < vocab_size for token in block.tokens)
-        or any(not 0.0 <= confidence <= 1.0 for confidence in block.confidences)
+        or not _within(block.tokens, vocab_size - 1)
+        or not _within(block.confidences, 1.0)
     ):
         return Cause.MALFORMED
     if (
@@ -78,3 +81,11 @@ def judge_block(
     ):
         return Cause.MALFORMED
     return Cause.HIT
+
+
+def _within(values: Sequence[float], most: float) -> bool:
+    """Whether all are numbers of 0 .. ``most``."""
+    if not values:
+        return True
+    # What is no number passes min and max in some places, but no sum.
+    return min(values) >= 0 and max(values) <= most and math.isfinite(sum(values))

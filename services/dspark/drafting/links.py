@@ -19,6 +19,8 @@ from dspark.core.ids import Incarnation, ReplicaName, SessionId
 from dspark.core.sampling import Sampling
 from dspark.drafting.events import Connected, DraftEvent, Lost, Replied, Seeded
 from dspark.rpc.channel import open_channel, told_to_stop
+from dspark.rpc.credentials import Credentials
+from dspark.rpc.tls_problem import explained
 from dspark.rpc.watch import Latest
 from dspark.wire.draft import reply_from_wire, round_to_wire, status_from_wire
 from dspark.wire.fleet import compatibility_to_wire
@@ -62,6 +64,7 @@ class DrafterLinks:
         compatibility: Compatibility,
         post: Callable[[DraftEvent], None],
         reconnect_s: float,
+        credentials: Credentials | None = None,
     ) -> None:
         self._fleet = fleet
         self._replica = replica
@@ -69,6 +72,8 @@ class DrafterLinks:
         self._compatibility = compatibility
         self._post = post
         self._reconnect_s = reconnect_s
+        self._credentials = credentials
+        self._tls = None if credentials is None else credentials.settings
         self._loop = asyncio.get_running_loop()
         self._links: dict[ReplicaName, _Link] = {}
         self._tasks: dict[ReplicaName, tuple[Incarnation, asyncio.Task[None]]] = {}
@@ -136,7 +141,7 @@ class DrafterLinks:
                 await self._serve(replica)
                 ended = "the stream ended"
             except grpc.aio.AioRpcError as error:
-                ended = f"{error.code().name} {error.details()}"
+                ended = f"{error.code().name} {explained(error.details() or '', self._tls)}"
             except ValueError as error:
                 ended = f"bad message: {error}"
             except asyncio.CancelledError:
@@ -149,7 +154,7 @@ class DrafterLinks:
             await asyncio.sleep(self._reconnect_s)
 
     async def _serve(self, replica: Replica) -> None:
-        async with open_channel(replica.address) as channel:
+        async with open_channel(replica.address, self._credentials) as channel:
             stub: draft_pb2_grpc.DraftServiceAsyncStub = draft_pb2_grpc.DraftServiceStub(channel)
             greeting = await stub.Handshake(
                 common_pb2.HandshakeRequest(

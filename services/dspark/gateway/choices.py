@@ -92,29 +92,37 @@ class Choices:
             routed.generation.stop_tokens,
             self._model.spell,
         )
-        last_s = time.monotonic()
+        latencies = _Latencies(routed.model)
         async with aclosing(self._sessions.generate(routed)) as batches:
             async for batch in batches:
                 delta = writer.push(batch.token_ids, batch.finish, batch.logprobs)
                 if routed.generation.trace and delta.token_ids:
                     step = written_step(delta.token_ids, batch.draft, self._model.spell)
                     delta = replace(delta, step=step)
-                now_s = time.monotonic()
-                _observe(routed.model, delta, writer.num_tokens, now_s - last_s)
-                last_s = now_s
+                latencies.observe(delta, writer.num_tokens)
                 yield Piece(delta=delta, num_tokens=writer.num_tokens, stats=batch.stats)
                 if delta.finish is not None:
                     return
 
 
-def _observe(model: str, delta: Delta, num_tokens: int, seconds: float) -> None:
-    """Count latencies: to the first token, then between tokens (a batch shares its wait)."""
-    count = len(delta.token_ids)
-    if not count:
-        return
-    if num_tokens == count:
-        trace.get_current_span().add_event("first token")
-        metrics.VLLM_TTFT.labels(model).observe(seconds)
-        return
-    for _ in range(count):
-        metrics.VLLM_ITL.labels(model).observe(seconds / count)
+class _Latencies:
+    """Counts latencies: to the first token, then between tokens (a batch shares its wait)."""
+
+    def __init__(self, model: str) -> None:
+        self._first = metrics.VLLM_TTFT.labels(model)
+        self._between = metrics.VLLM_ITL.labels(model)
+        self._last_s = time.monotonic()
+
+    def observe(self, delta: Delta, num_tokens: int) -> None:
+        """Take in what came now; ``num_tokens`` are all so far."""
+        now_s = time.monotonic()
+        seconds, self._last_s = now_s - self._last_s, now_s
+        count = len(delta.token_ids)
+        if not count:
+            return
+        if num_tokens == count:
+            trace.get_current_span().add_event("first token")
+            self._first.observe(seconds)
+            return
+        for _ in range(count):
+            self._between.observe(seconds / count)

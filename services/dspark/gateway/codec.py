@@ -58,6 +58,7 @@ class FolderCodec:
         self._special = _special_tokens(config)
         self._render = _chat_renderer(_chat_template(folder, config))
         self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self._single: dict[int, str] = {}
 
     def token_id(self, token: str) -> int | None:
         """Return a token's id, or None when the vocabulary has no such token."""
@@ -89,6 +90,15 @@ class FolderCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """See TextCodec."""
+        if len(ids) != 1:
+            return self._decode(ids)
+        # Of a growing text every token is decoded alone once: kept, one string a vocabulary entry.
+        text = self._single.get(ids[0])
+        if text is None:
+            text = self._single[ids[0]] = self._decode(ids)
+        return text
+
+    def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 

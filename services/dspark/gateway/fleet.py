@@ -15,6 +15,7 @@ from google.protobuf import json_format
 
 from dspark.core.fleet import Fleet
 from dspark.rpc.control_client import ControllerLink
+from dspark.rpc.credentials import Credentials
 from dspark.rpc.watch import Latest
 from dspark.wire.fleet import fleet_from_wire, fleet_to_wire
 from dspark.wire.v1 import control_pb2
@@ -47,12 +48,20 @@ class FleetView:
         controller: Address of the controller.
         watcher: Name of this gateway, for the controller's log.
         file: Where the fleet is kept over restarts, or None.
+        credentials: For mutual TLS; None: plaintext.
     """
 
-    def __init__(self, controller: str, *, watcher: str, file: str | None) -> None:
+    def __init__(
+        self,
+        controller: str,
+        *,
+        watcher: str,
+        file: str | None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._file = None if file is None else Path(file).expanduser()
         self.fleet: Latest[Fleet] = Latest(None if self._file is None else read_fleet(self._file))
-        self._link = ControllerLink(controller, watcher=watcher)
+        self._link = ControllerLink(controller, watcher=watcher, credentials=credentials)
         self._tasks: list[asyncio.Task[None]] = []
         self._settling: asyncio.TimerHandle | None = None
 

@@ -16,6 +16,11 @@ async def interleave(
     The first stream that fails ends all of them, and so does closing this one.  A stream may be
     one item ahead of the reader, no more.
     """
+    if len(streams) == 1:  # the usual case needs no task and no queue beside the reader
+        async with aclosing(streams[0]) as stream:
+            async for item in stream:
+                yield 0, item
+        return
     queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(maxsize=1)
 
     async def forward(index: int, stream: AsyncGenerator[T, None]) -> None:
@@ -32,13 +37,13 @@ async def interleave(
     running = len(tasks)
     try:
         while running:
-            item = await queue.get()
-            if item is None:
+            event = await queue.get()
+            if event is None:
                 running -= 1
-            elif isinstance(item, Exception):
-                raise item
+            elif isinstance(event, Exception):
+                raise event
             else:
-                yield item
+                yield event
     finally:
         for task in tasks:
             task.cancel()

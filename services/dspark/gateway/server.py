@@ -23,7 +23,9 @@ from dspark.gateway.http import Gateway
 from dspark.gateway.served_model import ServedModel
 from dspark.gateway.sessions import Sessions
 from dspark.gateway.verifiers import GrpcVerifiers
+from dspark.rpc.credentials import open_credentials
 from dspark.rpc.http import HttpServer
+from dspark.rpc.https import server_context
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +34,22 @@ _LAST_WORDS_S = 2.0
 
 
 async def serve(settings: GatewaySettings, model: ServedModel, sock: socket.socket) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT."""
+    """Serve on a bound socket until SIGTERM or SIGINT.
+
+    Raises:
+        ValueError: A file of TLS is not as it should be; the message says which and why.
+    """
     host, port = sock.getsockname()[:2]
+    credentials = open_credentials(settings.tls)
+    shown = settings.served_with()
+    context = None if shown is None else server_context(shown)
     view = FleetView(
         settings.controller,
         watcher=f"gateway-{host}-{port}-{os.getpid()}",
         file=settings.fleet_file,
+        credentials=credentials,
     )
-    verifiers = GrpcVerifiers()
+    verifiers = GrpcVerifiers(credentials)
     sessions = Sessions(
         fleet=view.fleet,
         verifiers=verifiers,
@@ -61,6 +71,7 @@ async def serve(settings: GatewaySettings, model: ServedModel, sock: socket.sock
     server = HttpServer(
         uvicorn.Config(
             gateway.app(lifespan),
+            ssl_context_factory=None if context is None else lambda *_: context,
             loop="asyncio",
             lifespan="on",
             log_config=None,
@@ -74,7 +85,8 @@ async def serve(settings: GatewaySettings, model: ServedModel, sock: socket.sock
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
     stopper = asyncio.create_task(_stop(asked_to_stop, gateway, server, settings))
-    log.info("serving %s at http://%s:%d", model.name, host, port)
+    scheme = "http" if context is None else "https"
+    log.info("serving %s at %s://%s:%d", model.name, scheme, host, port)
     try:
         await server.serve(sockets=[sock])
     finally:

@@ -4,7 +4,7 @@ Every end of a call is turned into one of two causes: the verifier is *lost* (an
 on), or it *refused* (with what the client should be told).
 """
 
-from collections import Counter
+import logging
 from collections.abc import AsyncGenerator, Collection
 from enum import Enum
 from typing import Protocol
@@ -17,12 +17,17 @@ from dspark.core.fleet import Replica
 from dspark.core.generation import GenerationStats
 from dspark.core.session import FinishReason
 from dspark.gateway.routed import RoutedGeneration, TokenBatch
-from dspark.rpc.channel import is_lost, open_channel
+from dspark.rpc.channel import is_lost
+from dspark.rpc.channels import Channels
+from dspark.rpc.credentials import Credentials
+from dspark.rpc.tls_problem import tls_problem
 from dspark.telemetry import tracing
 from dspark.wire.draft import judged_from_wire
 from dspark.wire.logits import logprobs_from_wire, rules_to_wire
 from dspark.wire.sampling import sampling_to_wire
 from dspark.wire.v1 import verify_pb2, verify_pb2_grpc
+
+log = logging.getLogger(__name__)
 
 _FINISH = {
     verify_pb2.FINISH_REASON_STOP: FinishReason.STOP,
@@ -75,59 +80,59 @@ class Verifiers(Protocol):
 
 
 class GrpcVerifiers:
-    """Verifiers behind one channel for each address."""
+    """Verifiers behind one channel for each address.
 
-    def __init__(self) -> None:
-        self._channels: dict[str, aio.Channel] = {}
-        self._calls: Counter[str] = Counter()
+    Args:
+        credentials: For mutual TLS; None: plaintext.
+    """
+
+    def __init__(self, credentials: Credentials | None = None) -> None:
+        self._tls = None if credentials is None else credentials.settings
+        self._channels = Channels(credentials)
 
     async def generate(
         self, replica: Replica, routed: RoutedGeneration, timeout_s: float
     ) -> AsyncGenerator[TokenBatch, None]:
         """See Verifiers."""
-        address = replica.address
-        if address not in self._channels:
-            self._channels[address] = open_channel(address)
-        stub: verify_pb2_grpc.VerifyServiceAsyncStub = verify_pb2_grpc.VerifyServiceStub(
-            self._channels[address]
-        )
         span = tracing.tracer().start_span(
             "VerifyService/Generate",
             kind=trace.SpanKind.CLIENT,
             attributes={
                 "rpc.system": "grpc",
-                "server.address": address,
+                "server.address": replica.address,
                 "dspark.replica": replica.name,
                 "dspark.request_id": routed.generation.request_id,
             },
         )
         # Where nothing is traced here, the caller's own context is passed on.
         metadata = tracing.metadata_of(span) or routed.metadata or None
-        call = stub.Generate(request_to_wire(routed), timeout=timeout_s, metadata=metadata)
-        self._calls[address] += 1
         try:
-            async for message in call:
-                yield batch_from_wire(message)
+            async with self._channels.use(replica.address) as channel:
+                stub: verify_pb2_grpc.VerifyServiceAsyncStub = verify_pb2_grpc.VerifyServiceStub(
+                    channel
+                )
+                call = stub.Generate(request_to_wire(routed), timeout=timeout_s, metadata=metadata)
+                try:
+                    async for message in call:
+                        yield batch_from_wire(message)
+                finally:
+                    call.cancel()  # Without effect on a call that has ended.
         except aio.AioRpcError as error:
             span.set_status(trace.StatusCode.ERROR, error.code().name)
+            problem = tls_problem(error.details() or "", self._tls)
+            if problem is not None:  # for the log alone: no client of ours can mend it
+                log.error("verifier %s at %s: %s", replica.name, replica.address, problem)
             raise failure(error) from error
         finally:
-            call.cancel()  # Without effect on a call that has ended.
-            self._calls[address] -= 1
             span.end()
 
     async def keep(self, addresses: Collection[str]) -> None:
         """Close the idle channels to all but ``addresses``."""
-        for address in [each for each in self._channels if each not in addresses]:
-            if not self._calls[address]:
-                await self._channels.pop(address).close(None)
-                del self._calls[address]
+        await self._channels.keep(addresses)
 
     async def close(self) -> None:
         """Close every channel."""
-        while self._channels:
-            _, channel = self._channels.popitem()
-            await channel.close(None)
+        await self._channels.close()
 
 
 def request_to_wire(routed: RoutedGeneration) -> verify_pb2.GenerateRequest:

@@ -12,7 +12,7 @@ from dspark.config.verifier import VerifierSettings
 from dspark.core.budget import ALL
 from dspark.core.curve import Curve
 from dspark.core.draft import JudgedDraft, Rows
-from dspark.core.fleet import Fleet, Member, Replica, ReplicaState, Role
+from dspark.core.fleet import Fleet, LoadReport, Member, Replica, ReplicaState, Role
 from dspark.core.generation import Generation, GenerationStats
 from dspark.core.ids import Incarnation, PoolName, ReplicaName, SessionId, Term
 from dspark.core.logits import TokenLogprobs
@@ -23,11 +23,18 @@ from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.local.memory_port import MemoryPort
 from dspark.local.pair import load_local_pair
+from dspark.local.planner import LocalPlanner
 from dspark.model.serving import set_threads
 from dspark.verifier.budget_cell import BudgetCell, FixedBudget
 from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
 from dspark.verifier.report import report_load
+
+_TOKENS_PER_SESSION = 17
+"""Room in a step for blocks of up to 16."""
+
+_PROMPT_TOKENS = 256
+"""Room in a step for prompts."""
 
 _DRAFTER = ReplicaName("local-drafter")
 _VERIFIER = ReplicaName("local-verifier")
@@ -40,7 +47,9 @@ class Speculation:
     Attributes:
         enabled: False decodes plainly.
         max_draft_tokens: Largest draft; 0 for the block size.
-        adaptive: Choose each prefix by Algorithm 1 on the measured curve; False verifies all.
+        adaptive: Choose prefixes by a budget that a planner beside the engines makes of the
+            measured curves and of what was accepted, until the first one by Algorithm 1; False
+            verifies all.
     """
 
     enabled: bool = True
@@ -127,6 +136,7 @@ class LocalSystem:
         settings = VerifierSettings(
             num_pages=num_pages,
             max_sessions=max_sessions,
+            max_batch_tokens=_TOKENS_PER_SESSION * max_sessions + _PROMPT_TOKENS,
             cohorts=1 if colocated else "auto",
             profile_repeats=5,  # a handful of sizes, and nothing to correct them later
         )
@@ -160,8 +170,9 @@ class LocalSystem:
                 max_sessions_per_drafter=settings.drafting.max_sessions_per_drafter,
                 vocab_size=self._pair.target.vocab_size,
             )
-        # No controller here: adaptive means causal admission on the curve just measured.
-        budget = BudgetCell(curve_version="") if speculation.adaptive else FixedBudget(ALL)
+        curve = self._pair.curve
+        cell = BudgetCell(curve_version="" if curve is None else curve.version)
+        budget = cell if speculation.adaptive else FixedBudget(ALL)
         self._engine = VerifierEngine(
             self._pair.target,
             PageAllocator(num_pages, model.page_tokens),
@@ -169,11 +180,20 @@ class LocalSystem:
             None,
             budget,
             settings=settings,
-            curve=self._pair.curve,
+            curve=curve,
             block_size=self._pair.block_size,
             model_name=model.name,
             inbox=self._inbox,
         )
+        self._planner: LocalPlanner | None = None
+        if speculation.adaptive and curve is not None and self._drafter is not None:
+            self._planner = LocalPlanner(
+                self._replicas(),
+                report=self._report,
+                offer=lambda issued: cell.offer(issued, time.monotonic()),
+                max_sessions=max_sessions,
+                max_cohorts=1 if colocated else 2,
+            )
 
     @property
     def curve(self) -> Curve | None:
@@ -185,6 +205,8 @@ class LocalSystem:
         if self._drafter is not None:
             self._drafter.start()
             self._port.connect(_DRAFTER, self._drafter, Incarnation(1), self._pair.drafter_curve)
+        if self._planner is not None:
+            self._planner.start()
         return self
 
     def __exit__(
@@ -193,25 +215,25 @@ class LocalSystem:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._planner is not None:
+            self._planner.stop()
         self._engine.stop()
         self._port.close()
         if self._drafter is not None:
             self._drafter.stop()
 
     def fleet(self) -> Fleet:
-        """Report what the verifier did since the last call, as a controller would see it."""
-        verifier = self._replica(_VERIFIER, Role.VERIFIER, self._pair.curve)
-        load = report_load(
-            self._engine,
-            replica=_VERIFIER,
-            incarnation=verifier.incarnation,
-            state=verifier.state,
-            now_s=time.monotonic(),
-        )
-        members = [Member(replica=verifier, load=load)]
-        if self._drafter is not None:
-            drafter = self._replica(_DRAFTER, Role.DRAFTER, self._pair.drafter_curve)
-            members.append(Member(replica=drafter))
+        """Report what the verifier did lately, as a controller sees it.
+
+        Where there is a planner, up to its last tick; else since the last call.
+        """
+        if self._planner is not None:
+            return self._planner.fleet()
+        verifier, *drafters = self._replicas()
+        members = [
+            Member(replica=verifier, load=self._report()),
+            *(Member(replica=drafter) for drafter in drafters),
+        ]
         return Fleet(term=Term(0), version=0, members=tuple(members))
 
     def stream(self, generation: Generation) -> Iterator[tuple[int, ...] | Ended]:
@@ -233,6 +255,22 @@ class LocalSystem:
                     return
         finally:
             self._engine.cancel(session)
+
+    def _report(self) -> LoadReport:
+        return report_load(
+            self._engine,
+            replica=_VERIFIER,
+            incarnation=Incarnation(1),
+            state=ReplicaState.READY,
+            now_s=time.monotonic(),
+        )
+
+    def _replicas(self) -> list[Replica]:
+        """Return the verifier, and the drafter where there is one."""
+        verifier = self._replica(_VERIFIER, Role.VERIFIER, self._pair.curve)
+        if self._drafter is None:
+            return [verifier]
+        return [verifier, self._replica(_DRAFTER, Role.DRAFTER, self._pair.drafter_curve)]
 
     def _replica(self, name: ReplicaName, role: Role, curve: Curve | None) -> Replica:
         return Replica(

@@ -2,11 +2,12 @@
 
 The mathematics is `dspark.model.drafter`'s; the arrangement is not.  In each layer the new
 context rows and the (normed) block rows go through one packed product for queries, keys and
-values, one norm and one rotation.  Keys and values are written straight behind the cached
-ones; the block's own lie beyond the end of the context and are overwritten by the next round.
+values, one norm and one rotation.  A session's rows lie together, its new context before its
+block, so that their keys and values go behind the cached ones in one copy; the block's own lie
+beyond the end of the context and are overwritten by the next round.
 
-Legend: C new context rows of all sessions, R sessions, G block rows each, D hidden, H query
-heads, N key/value heads, K head width.
+Legend: T rows of all sessions, R sessions, G block rows each, D hidden, H query heads, N
+key/value heads, K head width.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,18 @@ class _Layer:
         self.mlp_norm = layer.post_attention_layernorm.weight
 
 
+class _Part:
+    """Where one session's rows lie: positions start .. stop - 1, rows ``row`` on."""
+
+    __slots__ = ("count", "row", "start", "stop")
+
+    def __init__(self, session: ContextCache, gamma: int) -> None:
+        self.count = session.num_pending
+        self.start = session.run
+        self.stop = self.start + self.count + gamma
+        self.row = 0
+
+
 class BlockForward:
     """Runs blocks of a drafter on the CPU in float32."""
 
@@ -77,49 +90,52 @@ class BlockForward:
         """
         config = self._config
         gamma = 0 if anchors is None else config.gamma
-        counts = [session.num_pending for session in sessions]
-        starts = [session.run for session in sessions]
-        pieces = [piece for session in sessions for piece in session.take()]
-        num_context = sum(counts)
-        if num_context == 0 and anchors is None:
+        parts = [_Part(session, gamma) for session in sessions]
+        if anchors is None and not any(part.count for part in parts):
             return None
-        positions = [
-            position
-            for start, count in zip(starts, counts, strict=True)
-            for position in range(start, start + count)
-        ]
-        for start, count in zip(starts, counts, strict=True):
-            positions.extend(range(start + count, start + count + gamma))
+        blank = torch.empty(gamma, config.hidden_size)
+        rows = torch.cat(
+            [piece for session in sessions for piece in (*session.take(), blank)]
+        )  # [T, D]; the block's are filled in by each layer
+        positions: list[int] = []
+        blocks: list[int] = []
+        for part in parts:
+            part.row = len(positions)
+            positions.extend(range(part.start, part.stop))
+            blocks.extend(range(len(positions) - gamma, len(positions)))
         cos, sin = self._rotation(positions)
-        lengths = [start + count + gamma for start, count in zip(starts, counts, strict=True)]
+        block_rows = torch.tensor(blocks)
         caches = [
-            session.make_room(length, config.num_layers, config.num_kv_heads, config.head_dim)
-            for session, length in zip(sessions, lengths, strict=True)
+            session.make_room(part.stop, config.num_layers, config.num_kv_heads, config.head_dim)
+            for session, part in zip(sessions, parts, strict=True)
         ]
-        rows = torch.empty(len(positions), config.hidden_size)
-        if pieces:
-            torch.cat(pieces, out=rows[:num_context])
         x = None if anchors is None else self._inputs(anchors)
         for index, layer in enumerate(self._layers):
             if x is not None:
-                rows[num_context:] = rms_norm(x, layer.input_norm, config.rms_norm_eps)
-            q = self._write(layer, index, rows, cos, sin, num_context, starts, counts, caches)
+                normed = rms_norm(x, layer.input_norm, config.rms_norm_eps)
+                rows.index_copy_(0, block_rows, normed)
+            q, kv = self._qkv(layer, rows, cos, sin)
+            known = []
+            for cache, part in zip(caches, parts, strict=True):
+                mine = cache[index, :, :, : part.stop]  # [2, N, L, K]
+                mine[:, :, part.start :] = kv[:, :, part.row : part.row + part.stop - part.start]
+                known.append(mine)
             if x is not None:
                 attended = block_attention(
-                    q[num_context:].view(len(sessions), gamma, config.num_heads, -1),
-                    [cache[index, 0, :, :n] for cache, n in zip(caches, lengths, strict=True)],
-                    [cache[index, 1, :, :n] for cache, n in zip(caches, lengths, strict=True)],
+                    q.index_select(0, block_rows).view(len(parts), gamma, config.num_heads, -1),
+                    [mine[0] for mine in known],
+                    [mine[1] for mine in known],
                 )
                 x = self._finish(layer, x, attended)
-        for session, count in zip(sessions, counts, strict=True):
-            session.run += count
+        for session, part in zip(sessions, parts, strict=True):
+            session.run += part.count
         if x is None:
             return None
         return rms_norm(x, self._norm, config.rms_norm_eps).view(len(sessions), gamma, -1)
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         """Base logits [R, G, V] of h [R, G, D]; -inf outside a reduced draft vocabulary."""
-        logits: torch.Tensor = self._head(h)
+        logits = self._head.rows(h.reshape(-1, h.shape[-1])).view(*h.shape[:-1], -1)
         if self._outside is not None:
             logits = logits.masked_fill(self._outside, float("-inf"))
         return logits
@@ -141,50 +157,26 @@ class BlockForward:
             sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
         return cos.unsqueeze(1), sin.unsqueeze(1)
 
-    def _write(
-        self,
-        layer: _Layer,
-        index: int,
-        rows: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        num_context: int,
-        starts: Sequence[int],
-        counts: Sequence[int],
-        caches: Sequence[torch.Tensor],
-    ) -> torch.Tensor:
-        """Write keys and values of all rows to their caches; return queries [rows, H, K]."""
+    def _qkv(
+        self, layer: _Layer, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries [T, H, K], and keys and values [2, N, T, K], of all rows."""
         config = self._config
         heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
-        qkv = layer.qkv(rows)
-        split = (heads + kv_heads) * width
-        qk = qkv[:, :split].view(-1, heads + kv_heads, width)
-        qk = rms_norm(qk, layer.qk_norm, config.rms_norm_eps)
-        half = width // 2
-        swapped = torch.cat([qk[..., half:], qk[..., :half]], dim=-1)
-        qk = qk.mul_(cos).add_(swapped.mul_(sin))
-        keys = qk[:, heads:].transpose(0, 1)
-        values = qkv[:, split:].view(-1, kv_heads, width).transpose(0, 1)
-        gamma = (len(rows) - num_context) // len(caches)
-        done = 0
-        for number, (cache, start, count) in enumerate(zip(caches, starts, counts, strict=True)):
-            for begin, at, size in (
-                (done, start, count),
-                (num_context + number * gamma, start + count, gamma),
-            ):
-                if size:
-                    cache[index, 0, :, at : at + size] = keys[:, begin : begin + size]
-                    cache[index, 1, :, at : at + size] = values[:, begin : begin + size]
-            done += count
-        queries: torch.Tensor = qk[:, :heads]
-        return queries
+        qkv = layer.qkv.rows(rows)
+        qk = qkv[:, : (heads + kv_heads) * width].view(-1, heads + kv_heads, width)
+        normed = rms_norm(qk, layer.qk_norm, config.rms_norm_eps)
+        swapped = normed.roll(width // 2, -1).mul_(sin)
+        torch.add(normed.mul_(cos), swapped, out=qk)
+        kv = qkv[:, heads * width :].view(-1, 2, kv_heads, width).permute(1, 2, 0, 3)
+        return qk[:, :heads], kv
 
     def _finish(self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Attention output and MLP added to the residual x [R * G, D]."""
-        x = layer.out(attended.reshape(x.shape[0], -1)).add_(x)
-        gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, self._config.rms_norm_eps))
+        x = layer.out.rows(attended.reshape(x.shape[0], -1)).add_(x)
+        gate_up = layer.gate_up.rows(rms_norm(x, layer.mlp_norm, self._config.rms_norm_eps))
         gate, up = gate_up.chunk(2, dim=-1)
-        output: torch.Tensor = layer.down(functional.silu(gate).mul_(up)).add_(x)
+        output: torch.Tensor = layer.down.rows(functional.silu(gate).mul_(up)).add_(x)
         return output
 
 

@@ -61,6 +61,7 @@ class BlockDrafter:
         self._config = config
         with torch.inference_mode():
             self._forward = BlockForward(drafter)
+            self._confidence = Confidence(drafter) if config.enable_confidence_head else None
             self._vanilla = (
                 LowRankBias(
                     drafter.markov_head.markov_w1.weight, drafter.markov_head.markov_w2.weight
@@ -68,8 +69,7 @@ class BlockDrafter:
                 if config.markov_head_type == "vanilla"
                 else None
             )
-        calibration = calibration or identity(config.gamma)
-        self._calibration = calibration
+        self._temperatures = _Temperatures(calibration or identity(config.gamma))
         self._max_q_tokens = max_q_tokens
         self._nonces = nonces or iter(lambda: secrets.randbits(63), None)
         self._max_sessions = max_sessions
@@ -272,14 +272,48 @@ class BlockDrafter:
         tokens: torch.Tensor,
     ) -> torch.Tensor:
         """Calibrated c_k [R, G]: it sees x_{k-1}, never x_k.  Without a head all are 1."""
-        if not self._config.enable_confidence_head:
+        if self._confidence is None:
             return torch.ones(tokens.shape)
         previous = torch.cat([anchors.unsqueeze(1), tokens[:, :-1]], dim=1)
-        logits = self._drafter.confidence_logits(h, previous)
-        temperatures = torch.stack(
-            [torch.tensor(self._calibration.of(session.sampling)) for session in sessions]
-        )
-        return torch.sigmoid(logits / temperatures[:, : logits.shape[1]])
+        temperatures = self._temperatures.of([session.sampling for session in sessions])
+        return self._confidence.logits(h, previous).div_(temperatures[:, : h.shape[1]]).sigmoid_()
+
+
+class Confidence:
+    """The confidence head as a dot product and a table: the part that reads a token is tabulated.
+
+    Logits in fp32 as ``DSparkDrafter.confidence_logits`` has them, but for the last bits.
+    """
+
+    def __init__(self, drafter: DSparkDrafter) -> None:
+        config, proj = drafter.config, drafter.confidence_head.proj
+        weight, bias = proj.weight.detach().float()[0], proj.bias.detach().float()
+        self._weight = weight[: config.hidden_size].contiguous()
+        self._of_token = bias.expand(config.vocab_size)
+        if config.confidence_head_with_markov and config.markov_rank:
+            rows = drafter.markov_head.markov_w1.weight.detach().float()
+            self._of_token = rows @ weight[config.hidden_size :] + bias
+
+    def logits(self, h: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Logits [R, G] of h_k [R, G, D] and x_{k-1} [R, G]."""
+        return torch.matmul(h, self._weight).add_(self._of_token[previous])
+
+
+class _Temperatures:
+    """Rows of calibration temperatures; those of sessions that are all alike are made once."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._alike: dict[tuple[float, ...], torch.Tensor] = {}
+
+    def of(self, samplings: Sequence[Sampling]) -> torch.Tensor:
+        """Return [R, gamma], or [1, gamma] where all are alike."""
+        rows = [self._calibration.of(sampling) for sampling in samplings]
+        if rows.count(rows[0]) < len(rows):
+            return torch.tensor(rows)
+        if rows[0] not in self._alike:
+            self._alike[rows[0]] = torch.tensor(rows[:1])
+        return self._alike[rows[0]]
 
 
 def _cut(proposal: Proposal, max_tokens: int) -> Proposal:

@@ -13,12 +13,12 @@ class FastRMSNorm(nn.Module):
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         super().__init__()
-        self._weight = weight
-        self._eps = eps
+        self.weight = weight
+        self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., size] -> [..., size]."""
-        return rms_norm(x, self._weight, self._eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -39,14 +39,14 @@ def replace_norms(model: nn.Module) -> int:
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            fast = _fast_form(child)
+            fast = fast_form(child)
             if fast is not None:
                 setattr(parent, name, fast)
                 count += 1
     return count
 
 
-def _fast_form(module: nn.Module) -> FastRMSNorm | None:
+def fast_form(module: nn.Module) -> FastRMSNorm | None:
     """The fast form of an RMSNorm, None if it is none or computes something else."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))

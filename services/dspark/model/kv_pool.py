@@ -72,13 +72,26 @@ class KvPool:
             )
 
     def _slots(self, block_table: Sequence[int], start: int, stop: int) -> torch.Tensor:
+        self._require(block_table, start, stop)
+        return torch.from_numpy(slots_of(block_table, start, stop, page_tokens=self.page_tokens))
+
+    def _require(self, block_table: Sequence[int], start: int, stop: int) -> None:
         if not 0 <= start <= stop <= len(block_table) * self.page_tokens:
             raise ValueError(f"positions {start}..{stop} are outside {len(block_table)} pages")
-        return torch.from_numpy(slots_of(block_table, start, stop, page_tokens=self.page_tokens))
 
     def read_rows(self, block_table: Sequence[int], start: int, stop: int) -> NDArray[np.generic]:
         """Rows [stop - start, D] as kept; bfloat16 as uint16 bits."""
         assert self.rows is not None, "this target has no projection"
+        size = self.page_tokens
+        if start < stop <= start + size:
+            # The few rows of a round lie in a page or two: copying those beats gathering.
+            self._require(block_table, start, stop)
+            pieces = []
+            for index in range(start // size, -(-stop // size)):
+                page = block_table[index] * size
+                low, high = max(start - index * size, 0), min(stop - index * size, size)
+                pieces.append(self.rows[page + low : page + high])
+            return as_numpy(torch.cat(pieces))
         return as_numpy(self.rows[self._slots(block_table, start, stop)])
 
     def write_rows(self, block_table: Sequence[int], start: int, rows: NDArray[np.generic]) -> None:

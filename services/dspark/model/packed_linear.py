@@ -8,6 +8,7 @@ there is none, rows go through in pieces of one fixed size.  The choice depends 
 and the machine only, never on timing: two replicas on like machines compute alike.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,11 +34,18 @@ class PackedLinear(nn.Module):
         self._plan = plan_for(self.out_features, self.in_features, torch.get_num_threads())
         packed = weight.detach().float().contiguous()
         self._weight = _pack(packed) if self._plan.packed else packed
+        self._direct = self._plan.packed and self._plan.min_rows == 1 and not self._plan.piecewise
 
     @property
     def min_rows(self) -> int:
         """Fewer rows than this are padded."""
         return self._plan.min_rows
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, in_features] -> [n, out_features]: ``forward`` without a module's ceremony."""
+        if self._direct and x.shape[0]:
+            return _packed_product(x, self._weight, self._bias)
+        return self.forward(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -124,11 +132,33 @@ def _apply(
     rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, packed: bool
 ) -> torch.Tensor:
     if packed:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, weight, bias, "none", [], ""
-        )
-        return result
+        return _packed_product(rows, weight, bias)
     return functional.linear(rows, weight, bias)
+
+
+def _packed_product(
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    # The overload itself: looking it up costs as much as a small product.
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
+        rows, weight, bias, "none", [], ""
+    )
+    return result
+
+
+def joined(linears: Sequence[nn.Linear]) -> PackedLinear:
+    """Return linears of one and the same input as one product, their columns side by side."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases = [linear.bias for linear in linears]
+    bias = None
+    if any(b is not None for b in biases):
+        bias = torch.cat(
+            [
+                torch.zeros(linear.out_features) if b is None else b.detach()
+                for linear, b in zip(linears, biases, strict=True)
+            ]
+        )
+    return PackedLinear(weight, bias)
 
 
 class PackedGroup:
@@ -139,17 +169,7 @@ class PackedGroup:
     """
 
     def __init__(self, linears: list[nn.Linear]) -> None:
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        biases = [linear.bias for linear in linears]
-        bias = None
-        if any(b is not None for b in biases):
-            bias = torch.cat(
-                [
-                    torch.zeros(linear.out_features) if b is None else b.detach()
-                    for linear, b in zip(linears, biases, strict=True)
-                ]
-            )
-        self._product = PackedLinear(weight, bias)
+        self._product = joined(linears)
         self._sizes = [linear.out_features for linear in linears]
         self._input: torch.Tensor | None = None
         self._parts: tuple[torch.Tensor, ...] = ()

@@ -23,7 +23,7 @@ from dspark.model.sampling_rows import sampling_batch
 from dspark.model.session_logits import SessionLogits
 from dspark.model.target import TargetRunner
 from dspark_kernels.rejection_step import decide, target_laws
-from dspark_kernels.sampling import choose_tokens
+from dspark_kernels.sampling import choose_tokens, greedy_tokens
 
 
 class ChoosingSegment(Protocol):
@@ -93,13 +93,7 @@ class RaggedTarget:
 
         A segment with laws gets its accepted drafts and the token after them.
         """
-        output = self._runner.forward(_batch(segments))
-        rows = [
-            (part.sampling, part.start + len(part.tokens) - part.choose + offset + 1)
-            for part in segments
-            for offset in range(part.choose)
-        ]
-        return judge_rows(output.logits, rows, segments)
+        return judge_rows(self._runner.forward(_batch(segments)).logits, segments)
 
     def law(self, segment: ChoosingSegment) -> NDArray[np.float64]:
         """Run one segment; return the law [vocab] that the token after its last row is drawn from.
@@ -192,20 +186,23 @@ def _choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int]]) -> list[
     return tokens
 
 
-def judge_rows(
-    logits: torch.Tensor,
-    rows: Sequence[tuple[Sampling, int]],
-    segments: Sequence[ChoosingSegment],
-) -> list[tuple[int, ...]]:
+def judge_rows(logits: torch.Tensor, segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
     """Each segment's tokens: the target's own of every row or, with laws, what rejection leaves.
 
     Args:
         logits: [N, V], the segments' chosen rows one after the other.
-        rows: How each row is sampled, and the position of the token after it.
         segments: What was run.
     """
     if any(part.processor is not None for part in segments):
         logits = _processed(logits, segments)
+    if all(part.sampling.greedy and part.laws is None for part in segments):
+        return _dealt(greedy_tokens(logits.cpu()).tolist(), segments)
+    # How each row is sampled, and the position of the token after it.
+    rows = [
+        (part.sampling, part.start + len(part.tokens) - part.choose + offset + 1)
+        for part in segments
+        for offset in range(part.choose)
+    ]
     chosen_rows: list[int] = []
     judged_rows: list[int] = []
     first = 0
@@ -214,8 +211,7 @@ def judge_rows(
         mine.extend(range(first, first + part.choose))
         first += part.choose
     if not judged_rows:
-        chosen = iter(_choose(logits, rows))
-        return [tuple(itertools.islice(chosen, part.choose)) for part in segments]
+        return _dealt(_choose(logits, rows), segments)
     chosen = iter(_choose(logits[chosen_rows], [rows[index] for index in chosen_rows]))
     judged = iter(
         decide(
@@ -230,6 +226,12 @@ def judge_rows(
         tuple(itertools.islice(chosen, part.choose)) if part.laws is None else next(judged)
         for part in segments
     ]
+
+
+def _dealt(tokens: Sequence[int], segments: Sequence[ChoosingSegment]) -> list[tuple[int, ...]]:
+    """Tokens of all chosen rows, by segment."""
+    chosen = iter(tokens)
+    return [tuple(itertools.islice(chosen, part.choose)) for part in segments]
 
 
 def _processed(logits: torch.Tensor, segments: Sequence[ChoosingSegment]) -> torch.Tensor:

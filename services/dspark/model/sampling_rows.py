@@ -14,6 +14,8 @@ def sampling_batch(samplings: Sequence[Sampling], positions: Sequence[int]) -> S
         positions: The absolute position of each token that is chosen: for logits of the token
             at position p that is p + 1.
     """
+    if all(sampling.greedy for sampling in samplings):
+        return SamplingBatch.greedy(positions)
     return SamplingBatch.of(
         temperatures=[0.0 if sampling.greedy else sampling.temperature for sampling in samplings],
         seeds=[sampling.seed for sampling in samplings],

@@ -6,7 +6,7 @@ layers become context rows, kept in the same pages as the keys and values.  On a
 row's result is bitwise independent of what else is in the pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,15 @@ from torch import nn
 
 from dspark.model import self_check
 from dspark.model.batch import RaggedBatch, StepOutput
+from dspark.model.decoder import Decoder, HuggingFaceDecoder
 from dspark.model.fast_norm import replace_norms
 from dspark.model.kv_pool import KvPool
+from dspark.model.lean_decoder import lean_form
 from dspark.model.packed_linear import pack_linears
 from dspark.model.paged_attention import LayerGeometry, PagedStep, Probe, running
 from dspark.model.projection import Projection, Projector
 from dspark.model.target_folder import (
     TargetInfo,
-    decoder_layers,
     describe,
     load_causal_lm,
     use_paged_attention,
@@ -58,7 +59,6 @@ class TargetRunner:
         """Take over a plain model, which is changed in place; `load` describes the arguments."""
         self.info: TargetInfo = describe(model.config, getattr(model, "generation_config", None))
         self.max_batch_tokens = max_batch_tokens
-        self._model = model
         parameter = next(model.parameters())
         self._device, self.dtype = parameter.device, parameter.dtype
         self.tap_layers = tuple(tap_layers)
@@ -76,13 +76,8 @@ class TargetRunner:
             self._projector = Projector(projection, self._device).eval()
             self.projection_id = projection.projection_id
         use_paged_attention(model)
-        self._taps: dict[int, torch.Tensor] = {}
-        self._hook_taps(decoder_layers(model, self.info.num_layers))
-        geometry = self._probe()
-        if self._device.type == "cpu" and self.dtype == torch.float32:
-            with torch.inference_mode():
-                pack_linears(model)
-                replace_norms(model)
+        geometry = self._probe(model)
+        self._decoder = self._arranged(model, geometry)
         self.pool = KvPool(
             geometry,
             num_pages=num_pages,
@@ -164,7 +159,7 @@ class TargetRunner:
     @property
     def last_taps(self) -> list[torch.Tensor]:
         """[T, D] of each tapped layer in the last pass, before the projection."""
-        return [self._taps[layer] for layer in self.tap_layers]
+        return [self._decoder.tap(layer) for layer in self.tap_layers]
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch) -> StepOutput:
@@ -187,19 +182,17 @@ class TargetRunner:
         slots = segments.new_slots().to(self._device)
         step = PagedStep(segments, slots, self.pool.keys, self.pool.values)
         token_ids = torch.tensor([token for part in parts for token in part.token_ids])
-        with running(step):
-            output = self._model(
-                input_ids=token_ids.unsqueeze(0).to(self._device),
-                position_ids=segments.positions().unsqueeze(0).to(self._device),
-                attention_mask=None,
-                use_cache=False,
-                logits_to_keep=torch.tensor(batch.logits_rows(), dtype=torch.int64),
-            )
+        logits = self._decoder.run(
+            token_ids.to(self._device),
+            segments.positions().to(self._device),
+            torch.tensor(batch.logits_rows(), dtype=torch.int64),
+            step,
+        )
         if self._projector is not None:
             assert self.pool.rows is not None
             rows = self._projector(self.last_taps)
             self.pool.rows.index_copy_(0, slots, rows.to(self.pool.rows.dtype))
-        return StepOutput(logits=output.logits[0].float())
+        return StepOutput(logits=logits.float())
 
     def rows(self, block_table: Sequence[int], start: int, stop: int) -> NDArray[np.generic]:
         """Context rows [stop - start, D] as kept; bfloat16 as uint16 bits."""
@@ -223,36 +216,23 @@ class TargetRunner:
         """Write what `export_kv` of another replica gave."""
         self.pool.write_kv(block_table, start, arrays)
 
-    def _hook_taps(self, layers: nn.ModuleList) -> None:
-        for layer in self.tap_layers:
-            if layer == -1:
-                layers[0].register_forward_pre_hook(self._input_hook, with_kwargs=True)
-            else:
-                layers[layer].register_forward_hook(self._output_hook(layer))
-
-    def _input_hook(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        assert isinstance(hidden, torch.Tensor)
-        self._taps[-1] = hidden[0]
-
-    def _output_hook(
-        self, layer: int
-    ) -> Callable[[nn.Module, object, torch.Tensor | tuple[torch.Tensor, ...]], None]:
-        def keep(
-            module: nn.Module, args: object, output: torch.Tensor | tuple[torch.Tensor, ...]
-        ) -> None:
-            self._taps[layer] = (output if isinstance(output, torch.Tensor) else output[0])[0]
-
-        return keep
+    @torch.inference_mode()
+    def _arranged(self, model: nn.Module, geometry: dict[int, LayerGeometry]) -> Decoder:
+        """The model in the form that runs fastest here."""
+        if self._device.type == "cpu" and self.dtype == torch.float32:
+            lean = lean_form(model, self.tap_layers, geometry)
+            if lean is not None:
+                return lean
+            pack_linears(model)
+            replace_norms(model)
+        return HuggingFaceDecoder(model, self.tap_layers, self.info.num_layers)
 
     @torch.inference_mode()
-    def _probe(self) -> dict[int, LayerGeometry]:
+    def _probe(self, model: nn.Module) -> dict[int, LayerGeometry]:
         """Ask each layer what it keeps, by a pass over two tokens that attends to nothing."""
         probe = Probe()
         with running(probe):
-            self._model(
+            model(
                 input_ids=torch.zeros(1, 2, dtype=torch.int64, device=self._device),
                 position_ids=torch.arange(2, device=self._device).unsqueeze(0),
                 attention_mask=None,

@@ -5,6 +5,10 @@ import asyncio
 import grpc
 from grpc import aio
 
+from dspark.rpc.credentials import Credentials
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
     """Options of both ends: message bound, and keepalive that notices a dead peer in seconds."""
@@ -23,10 +27,34 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def open_channel(address: str, *, max_message_bytes: int = 64 * 1024 * 1024) -> aio.Channel:
-    """Open a channel to ``host:port``; it connects when first used."""
-    # Plaintext: TLS is a property of the deployment's network for now.
-    return aio.insecure_channel(address, options=channel_options(max_message_bytes))
+def open_channel(address: str, credentials: Credentials | None = None) -> aio.Channel:
+    """Open a channel to ``host:port``; it connects when first used.
+
+    Args:
+        address: Where to, in one of gRPC's forms.
+        credentials: For mutual TLS; None: plaintext.  The channel shows the certificate of now for
+            as long as it lives: open another one to show a newer.
+    """
+    options = channel_options(MAX_MESSAGE_BYTES)
+    if credentials is None:
+        return aio.insecure_channel(address, options=options)
+    return aio.secure_channel(
+        address,
+        credentials.for_channel(),
+        options=[*options, *credentials.channel_options()],
+    )
+
+
+def open_blocking_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:
+    """Open one for code without an event loop; see ``open_channel``."""
+    options = channel_options(MAX_MESSAGE_BYTES)
+    if credentials is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(
+        address,
+        credentials.for_channel(),
+        options=[*options, *credentials.channel_options()],
+    )
 
 
 def told_to_stop() -> bool:

@@ -14,7 +14,10 @@ import grpc
 from dspark.core.budget import Budget
 from dspark.core.fleet import Fleet, LoadReport, Replica
 from dspark.core.ids import PoolName
-from dspark.rpc.channel import open_channel, told_to_stop
+from dspark.rpc.channel import told_to_stop
+from dspark.rpc.channels import Channels
+from dspark.rpc.credentials import Credentials
+from dspark.rpc.tls_problem import explained, tls_problem
 from dspark.rpc.watch import Latest
 from dspark.wire.budget import budget_from_wire
 from dspark.wire.fleet import fleet_from_wire, load_report_to_wire, replica_to_wire
@@ -32,11 +35,18 @@ class ControllerLink:
     Start what is needed (``announce``, ``watch_fleet``, ``watch_budget``), then ``close``.
     """
 
-    def __init__(self, address: str, *, watcher: str, call_timeout_s: float = 10.0) -> None:
-        self._channel = open_channel(address)
-        self._stub: control_pb2_grpc.ControlServiceAsyncStub = control_pb2_grpc.ControlServiceStub(
-            self._channel
-        )
+    def __init__(
+        self,
+        address: str,
+        *,
+        watcher: str,
+        credentials: Credentials | None = None,
+        call_timeout_s: float = 10.0,
+    ) -> None:
+        self._address = address
+        self._tls = None if credentials is None else credentials.settings
+        self._channels = Channels(credentials)
+        self._warned: str | None = None
         self._watcher = watcher
         self._call_timeout_s = call_timeout_s
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,12 +65,13 @@ class ControllerLink:
 
         async def watch() -> None:
             request = control_pb2.WatchBudgetRequest(pool=pool, replica=self._watcher)
-            call = self._stub.WatchBudget(request)
-            try:
-                async for message in call:
-                    on_budget(budget_from_wire(message))
-            finally:
-                call.cancel()  # after a bad message too, or the controller goes on sending
+            async with self._stub() as stub:
+                call = stub.WatchBudget(request)
+                try:
+                    async for message in call:
+                        on_budget(budget_from_wire(message))
+                finally:
+                    call.cancel()  # after a bad message too, or the controller goes on sending
 
         self._spawn(self._retry("budget", watch))
 
@@ -85,22 +96,30 @@ class ControllerLink:
             replica=self._replica.name, incarnation=self._replica.incarnation
         )
         with contextlib.suppress(grpc.RpcError):
-            await self._stub.Unregister(request, timeout=min(2.0, self._call_timeout_s))
+            async with self._stub() as stub:
+                await stub.Unregister(request, timeout=min(2.0, self._call_timeout_s))
 
     async def set_wanted(self, pool: PoolName, replicas: int, *, author: str, reason: str) -> int:
         """Ask for ``replicas`` in ``pool``; return the previous wish."""
-        response = await self._stub.SetWantedReplicas(
-            control_pb2.SetWantedReplicasRequest(
-                pool=pool, replicas=replicas, author=author, reason=reason
-            ),
-            timeout=self._call_timeout_s,
+        request = control_pb2.SetWantedReplicasRequest(
+            pool=pool, replicas=replicas, author=author, reason=reason
         )
+        async with self._stub() as stub:
+            response = await stub.SetWantedReplicas(request, timeout=self._call_timeout_s)
         return response.previous_replicas
 
     async def close(self) -> None:
         """End every task and the channel."""
         await self._end_tasks()
-        await self._channel.close()
+        await self._channels.close()
+
+    @contextlib.asynccontextmanager
+    async def _stub(self) -> AsyncIterator["control_pb2_grpc.ControlServiceAsyncStub"]:
+        async with self._channels.use(self._address) as channel:
+            stub: control_pb2_grpc.ControlServiceAsyncStub = control_pb2_grpc.ControlServiceStub(
+                channel
+            )
+            yield stub
 
     async def _end_tasks(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -120,7 +139,7 @@ class ControllerLink:
             try:
                 await attempt()
             except grpc.aio.AioRpcError as error:
-                log.info("controller %s: %s %s", what, error.code().name, error.details())
+                self._say(what, error)
             except ValueError as error:
                 log.warning("controller %s: bad message: %s", what, error)
             except asyncio.CancelledError:
@@ -133,20 +152,30 @@ class ControllerLink:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
 
+    def _say(self, what: str, error: grpc.aio.AioRpcError) -> None:
+        details = error.details() or ""
+        problem = tls_problem(details, self._tls)
+        if problem is not None and problem != self._warned:
+            # No wait mends this one: aloud, and once for all of the link's loops.
+            log.error("controller at %s: %s", self._address, explained(details, self._tls))
+        self._warned = problem
+        log.info("controller %s: %s %s", what, error.code().name, details)
+
     async def _watch_fleet(self) -> None:
         request = control_pb2.WatchFleetRequest(watcher=self._watcher, brief=True)
-        call = self._stub.WatchFleet(request)
-        try:
-            async for message in call:
-                self.fleet.set(fleet_from_wire(message))
-        finally:
-            call.cancel()
+        async with self._stub() as stub:
+            call = stub.WatchFleet(request)
+            try:
+                async for message in call:
+                    self.fleet.set(fleet_from_wire(message))
+            finally:
+                call.cancel()
 
-    async def _register(self) -> float:
+    async def _register(self, stub: "control_pb2_grpc.ControlServiceAsyncStub") -> float:
         assert self._replica is not None
         self._announce.clear()
         try:
-            answer = await self._stub.Register(
+            answer = await stub.Register(
                 control_pb2.RegisterRequest(replica=replica_to_wire(self._replica)),
                 timeout=self._call_timeout_s,
             )
@@ -159,14 +188,15 @@ class ControllerLink:
         return answer.report_interval_seconds
 
     async def _announce_once(self, report: Callable[[], LoadReport]) -> None:
-        interval_s = await self._register()
+        async with self._stub() as stub:
+            interval_s = await self._register(stub)
 
-        async def reports() -> AsyncIterator[control_pb2.LoadReport]:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._announce.wait(), interval_s)
-                if self._announce.is_set():
-                    await self._register()
-                yield load_report_to_wire(report())
+            async def reports() -> AsyncIterator[control_pb2.LoadReport]:
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._announce.wait(), interval_s)
+                    if self._announce.is_set():
+                        await self._register(stub)
+                    yield load_report_to_wire(report())
 
-        await self._stub.Report(reports())
+            await stub.Report(reports())

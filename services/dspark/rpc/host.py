@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dspark.config.endpoint import EndpointSettings
+from dspark.config.tls import https_of
 from dspark.core.curve import Curve
 from dspark.core.fleet import Compatibility, LoadReport, Replica, ReplicaState, Role
 from dspark.core.ids import Incarnation, PoolName, ReplicaName
 from dspark.rpc.control_client import ControllerLink
+from dspark.rpc.credentials import open_credentials
+from dspark.rpc.https import server_context
 from dspark.rpc.server import RpcServer
 from dspark.telemetry import logs, metrics, tracing
 from dspark.telemetry.endpoint import serve_metrics
@@ -26,7 +29,11 @@ def new_incarnation() -> Incarnation:
 
 
 class ReplicaHost:
-    """Start the server, announce, drain, leave: in this order, each once."""
+    """Start the server, announce, drain, leave: in this order, each once.
+
+    Raises:
+        ValueError: A file of TLS is not as it should be; the message says which and why.
+    """
 
     def __init__(
         self, endpoint: EndpointSettings, *, role: Role, pool: str, name: str, service: str
@@ -36,9 +43,14 @@ class ReplicaHost:
         self._pool = PoolName(pool)
         self._name = ReplicaName(name)
         self.incarnation = new_incarnation()
-        self.server = RpcServer(endpoint, [service])
+        self.credentials = open_credentials(endpoint.tls)
+        """What this process shows to others; None: plaintext."""
+        self.server = RpcServer(endpoint, [service], self.credentials)
         self.link = ControllerLink(
-            endpoint.controller or _NOWHERE, watcher=name, call_timeout_s=endpoint.call_timeout_s
+            endpoint.controller or _NOWHERE,
+            watcher=name,
+            credentials=self.credentials,
+            call_timeout_s=endpoint.call_timeout_s,
         )
         self._replica: Replica | None = None
         self._stop_metrics: Callable[[], None] | None = None
@@ -68,10 +80,12 @@ class ReplicaHost:
         metrics_address = ""
         if self._endpoint.metrics:
             metrics.BUILD_INFO.info({"role": self._role.value, "replica": self._name})
+            shown = https_of("metrics", self._endpoint.tls)
             port, self._stop_metrics = serve_metrics(
                 self._endpoint.bind_host,
                 self._endpoint.metrics_port_min,
                 self._endpoint.metrics_port_max,
+                context=None if shown is None else server_context(shown),
             )
             metrics_address = f"{self._endpoint.advertise_host}:{port}"
         self._replica = Replica(

@@ -7,6 +7,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dspark.config.endpoint import EndpointSettings
 from dspark.rpc.channel import channel_options
+from dspark.rpc.credentials import Credentials
 
 
 class RpcServer:
@@ -14,10 +15,21 @@ class RpcServer:
 
     The health service answers for the whole server ("") and for each named service, and says
     NOT_SERVING from the moment ``drain`` is called.
+
+    Args:
+        settings: Where to listen.
+        service_names: The services that will be added.
+        credentials: For mutual TLS, which every client must then speak; None: plaintext.
     """
 
-    def __init__(self, settings: EndpointSettings, service_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        service_names: Sequence[str],
+        credentials: Credentials | None = None,
+    ) -> None:
         self._settings = settings
+        self._credentials = None if credentials is None else credentials.for_server()
         self._service_names = ["", *service_names]
         # so_reuseport off: a port in use must be an error, not a shared socket.
         self._server = aio.server(
@@ -40,7 +52,7 @@ class RpcServer:
         low, high = self._settings.port_min, self._settings.port_max
         for port in range(low, max(low, high) + 1):
             try:
-                bound = self._server.add_insecure_port(f"{self._settings.bind_host}:{port}")
+                bound = self._listen(f"{self._settings.bind_host}:{port}")
             except RuntimeError:
                 continue
             if bound:
@@ -63,6 +75,11 @@ class RpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, give running ones ``grace_s``, then cancel them."""
         await self._server.stop(grace_s)
+
+    def _listen(self, address: str) -> int:
+        if self._credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, self._credentials)
 
     async def _set_health(self, *, serving: bool) -> None:
         answer = health_pb2.HealthCheckResponse

@@ -7,13 +7,14 @@ import weakref
 
 import grpc
 
-from dspark.rpc.channel import channel_options
+from dspark.rpc.channel import open_blocking_channel
+from dspark.rpc.credentials import Credentials
+from dspark.rpc.tls_problem import explained
 from dspark.wire.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 class WantedReplicas:
@@ -23,11 +24,11 @@ class WantedReplicas:
     by itself soon after the object is dropped.
     """
 
-    def __init__(self, controller: str, pool: str) -> None:
+    def __init__(self, controller: str, pool: str, credentials: Credentials | None = None) -> None:
         self._newest: int | None = None
         threading.Thread(
             target=_follow,
-            args=(weakref.ref(self), controller, pool),
+            args=(weakref.ref(self), controller, pool, credentials),
             name=f"wanted-{pool}",
             daemon=True,
         ).start()
@@ -42,20 +43,28 @@ class WantedReplicas:
         self._newest = wanted
 
 
-def _follow(holder: "weakref.ref[WantedReplicas]", controller: str, pool: str) -> None:
+def _follow(
+    holder: "weakref.ref[WantedReplicas]",
+    controller: str,
+    pool: str,
+    credentials: Credentials | None,
+) -> None:
     request = control_pb2.WatchFleetRequest(watcher=f"autoscaler-{pool}", brief=True)
-    with grpc.insecure_channel(controller, options=channel_options(_MAX_MESSAGE_BYTES)) as channel:
-        stub = control_pb2_grpc.ControlServiceStub(channel)
-        while holder() is not None:
+    tls = None if credentials is None else credentials.settings
+    while holder() is not None:
+        # A channel for each attempt: it shows the certificate that it was opened with.
+        with open_blocking_channel(controller, credentials) as channel:
+            stub = control_pb2_grpc.ControlServiceStub(channel)
             try:
                 for fleet in stub.WatchFleet(request):
                     wishes = {entry.name: entry.wanted_replicas for entry in fleet.pools}
                     if not _tell(holder, wishes.get(pool)):
                         return
             except grpc.RpcError as error:
-                log.info("wish for %s not to be had: %s", pool, error)
-            _tell(holder, None)
-            time.sleep(_RETRY_S)
+                why = explained(error.details() or "", tls)
+                log.info("wish for %s not to be had: %s", pool, why)
+        _tell(holder, None)
+        time.sleep(_RETRY_S)
 
 
 def _tell(holder: "weakref.ref[WantedReplicas]", wanted: int | None) -> bool:

@@ -29,6 +29,10 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
 
 
 BUILD_INFO = Info("dspark_build", "Version and role of this process", registry=REGISTRY)
+CERTIFICATE_EXPIRY = _gauge(
+    "dspark_certificate_expiry_timestamp_seconds",
+    "When the certificate in use expires, by use: tls (between processes), https",
+    "use")  # fmt: skip
 
 # Budgets
 BUDGET_TOKENS = _gauge(

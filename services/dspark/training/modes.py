@@ -175,8 +175,7 @@ def _play(
                 ]
             )
         )
-        rows = [(sampling, segment.start + row + 1) for row in range(first, len(segment.tokens))]
-        return judge_rows(output.logits, rows, [segment])[0]
+        return judge_rows(output.logits, [segment])[0]
 
     tokens = [
         *prompt,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from dspark.config.verifier import VerifierSettings
+from dspark.core.cohorts import place_in_cohorts
 from dspark.core.curve import Curve
 from dspark.core.generation import Generation
 from dspark.core.ids import SessionId
@@ -92,6 +93,8 @@ class VerifierEngine:
         self.guard = guard
         self.window = LoadWindow(clock())
         self.failure: BaseException | None = None
+        self.deliver: Callable[[], object] = lambda: None
+        """Hands on what sinks were given: called around each step and before the thread waits."""
         self.intake = Intake(
             target,
             pages,
@@ -204,7 +207,9 @@ class VerifierEngine:
                 self._rounds.ask_newcomers()
                 self._turn()
                 self._await_drafts()
+                self.deliver()
                 self._step()
+                self.deliver()
                 if self.guard is not None and self._checks():
                     self.guard.step()
         except BaseException as error:
@@ -222,13 +227,16 @@ class VerifierEngine:
                 event = self._inbox.get_nowait()
                 if isinstance(event, Submitted):
                     event.sink.fail("the verifier stopped")
+        self.deliver()
 
     def _sessions(self) -> list[VerifierSession]:
         return list(self.intake.sessions.values())
 
     def _take_events(self, *, block: bool) -> None:
-        if self.desk is not None and (block or self._checks()) and self._inbox.empty():
-            self.desk.flush(self._clock())
+        if (block or self._checks()) and self._inbox.empty():
+            self.deliver()
+            if self.desk is not None:
+                self.desk.flush(self._clock())
         began_s = self._clock()
         try:
             event = self._inbox.get(block=block)
@@ -282,9 +290,9 @@ class VerifierEngine:
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )
-        # By order of admission, so that both halves stay equal as sessions come and go.
-        for index, session in enumerate(decoding):
-            session.cohort = index % self._pace.cohorts
+        cohorts = place_in_cohorts([session.cohort for session in decoding], self._pace.cohorts)
+        for session, cohort in zip(decoding, cohorts, strict=True):
+            session.cohort = cohort
         self._cohort = (self._cohort + 1) % self._pace.cohorts
 
     def _await_drafts(self) -> None:
@@ -296,6 +304,7 @@ class VerifierEngine:
             wait_s = 0.0 if deadline_s is None else deadline_s - self._clock()
             if wait_s <= 0:
                 return
+            self.deliver()
             began_s = self._clock()
             try:
                 event = self._inbox.get(timeout=wait_s)
@@ -307,6 +316,8 @@ class VerifierEngine:
 
     def _step(self) -> None:
         decoding = self._decoding()
+        for session in decoding:
+            session.cohort = self._cohort  # who began while this cohort waited steps with it
         prefilling = [
             session
             for session in self._sessions()
@@ -336,7 +347,7 @@ class VerifierEngine:
         return [
             session
             for session in self._sessions()
-            if session.phase is Phase.DECODING and session.cohort == self._cohort
+            if session.phase is Phase.DECODING and session.cohort in (None, self._cohort)
         ]
 
     def _checks(self) -> bool:

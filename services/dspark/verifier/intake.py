@@ -94,11 +94,16 @@ class Intake:
             self._place(session, table)
 
     def end(self, session: VerifierSession, phase: Phase) -> None:
-        """Free everything of a session."""
+        """Free everything of a session; what it computed stays cached while there is room.
+
+        So the next turn of a conversation finds the answer of the last one, rows and all.
+        """
         if session.phase is Phase.WAITING:
             self._waiting.remove(session)
         elif session.phase is Phase.PREFILLING and not session.local and self._prefill:
             self._prefill.cancel(session.id)
+        if session.phase is Phase.DECODING:
+            self._publish(session)
         session.enter(phase)
         if session.table is not None:
             self.pages.release(session.table)
@@ -162,13 +167,17 @@ class Intake:
 
     def prompt_done(self, session: VerifierSession, token: int) -> None:
         """The prompt is in the pages: let others share it, and start decoding."""
-        assert session.table is not None
-        self.pages.publish(
-            session.table,
-            page_hashes(session.tokens, self.pages.page_tokens, root=self._hash_root),
-        )
         session.computed = len(session.tokens)
+        self._publish(session)
         self._begun(session, token)
+
+    def _publish(self, session: VerifierSession) -> None:
+        """Let others share the full pages of what is computed."""
+        assert session.table is not None
+        tokens = session.tokens[: session.computed]
+        self.pages.publish(
+            session.table, page_hashes(tokens, self.pages.page_tokens, root=self._hash_root)
+        )
 
     def _on_its_way(self, hashes: tuple[bytes, ...]) -> bool:
         """Whether these very pages are being computed and not here yet."""

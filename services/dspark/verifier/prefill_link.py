@@ -19,7 +19,9 @@ from dspark.core.fleet import Compatibility, Fleet, Member
 from dspark.core.ids import ReplicaName, SessionId
 from dspark.core.pages import page_hashes
 from dspark.core.routing import choose_prefill
-from dspark.rpc.channel import open_channel
+from dspark.rpc.channels import Channels
+from dspark.rpc.credentials import Credentials
+from dspark.rpc.tls_problem import explained
 from dspark.rpc.watch import Latest
 from dspark.telemetry import tracing
 from dspark.verifier.events import Prefilled, PrefillFailed
@@ -58,6 +60,7 @@ class PrefillLink:
         attempts: int,
         want_rows: bool,
         hash_root: bytes,
+        credentials: Credentials | None = None,
         transport: KvTransport | None = None,
         metadata_of: Callable[[str], tracing.Metadata] = lambda _: (),
     ) -> None:
@@ -71,7 +74,8 @@ class PrefillLink:
         self._transport = transport or InlineKv()
         self._metadata_of = metadata_of
         self._loop = asyncio.get_running_loop()
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._tls = None if credentials is None else credentials.settings
+        self._channels = Channels(credentials)
         self._pulls: dict[SessionId, asyncio.Task[None]] = {}
 
     def available(self) -> bool:
@@ -106,8 +110,7 @@ class PrefillLink:
         for pull in pulls:
             pull.cancel()
         await asyncio.gather(*pulls, return_exceptions=True)
-        for channel in self._channels.values():
-            await channel.close()
+        await self._channels.close()
 
     def _spawn(self, session: SessionId, attempt: int, request: prefill_pb2.PrefillRequest) -> None:
         task = asyncio.create_task(self._pull(session, attempt, request))
@@ -144,14 +147,17 @@ class PrefillLink:
                 break
             address = next(m.replica.address for m in members if m.replica.name == name)
             try:
-                async for chunk in self._chunks(address, request):
-                    await self._deliver(session, attempt, chunk)
-                    arrived = chunk.start + chunk.num_tokens
-                    if chunk.HasField("last_logits"):
-                        return
+                async with self._channels.use(address) as channel:
+                    async for chunk in self._chunks(channel, request):
+                        await self._deliver(session, attempt, chunk)
+                        arrived = chunk.start + chunk.num_tokens
+                        if chunk.HasField("last_logits"):
+                            return
                 raise ValueError(f"the stream ended after {arrived} tokens")
             except (grpc.aio.AioRpcError, ValueError) as error:
-                text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                text = str(error)
+                if isinstance(error, grpc.aio.AioRpcError):
+                    text = explained(error.details() or "", self._tls)
                 reason = f"{name}: {text}"
                 log.warning(
                     "prefill of session %d failed at %s", session, reason,
@@ -168,12 +174,10 @@ class PrefillLink:
         request.held_page_hashes.extend(hashes[len(request.held_page_hashes) :])
 
     async def _chunks(
-        self, address: str, request: prefill_pb2.PrefillRequest
+        self, channel: grpc.aio.Channel, request: prefill_pb2.PrefillRequest
     ) -> AsyncIterator[prefill_pb2.PrefillChunk]:
-        if address not in self._channels:
-            self._channels[address] = open_channel(address)
         stub: prefill_pb2_grpc.PrefillServiceAsyncStub = prefill_pb2_grpc.PrefillServiceStub(
-            self._channels[address]
+            channel
         )
         metadata = self._metadata_of(request.request_id) or None
         async for chunk in stub.Prefill(request, timeout=self._timeout_s, metadata=metadata):

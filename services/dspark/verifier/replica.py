@@ -93,6 +93,7 @@ class VerifierReplica:
             attempts=self._settings.prefill_attempts,
             want_rows=bool(identity.projection_id),
             hash_root=identity.target_digest.encode(),
+            credentials=self._host.credentials,
             metadata_of=carriers.of,
         )
         desk = None
@@ -104,6 +105,7 @@ class VerifierReplica:
                 compatibility=agreed,
                 post=self._inbox.put,
                 reconnect_s=self._settings.drafting.reconnect_s,
+                credentials=self._host.credentials,
             )
             desk = self._desk(self._links, target)
             self._calibration = CalibrationGauge(

@@ -223,54 +223,56 @@ class Rounds:
         """Commit every session's verdict."""
         survivals: list[tuple[float, ...]] = []
         observed: list[tuple[str, Observation]] = []
-        accepted = [0] * (self._block_size + 1)  # how many drafts had so many accepted
-        for index, session in enumerate(step.decoding):
-            drafts, proposed = step.drafts[index], step.proposed[index]
-            stop_tokens = session.generation.stop_tokens
-            if step.segments[index].laws is None:
-                verdict = judge(
-                    drafts, chosen[index], stop_tokens=stop_tokens, remaining=session.remaining
-                )
+        accepted_rounds = [0] * (self._block_size + 1)  # how many drafts had so many accepted
+        committed_tokens = context_tokens = verified_tokens = accepted_tokens = 0
+        guard, block_size = self._guard, self._block_size
+        for session, drafts, proposed, survived, segment, tokens in zip(
+            step.decoding, step.drafts, step.proposed, step.survivals, step.segments, chosen,
+            strict=False,  # prompts follow
+        ):  # fmt: skip
+            generation = session.generation
+            stop_tokens, remaining = generation.stop_tokens, session.remaining
+            if segment.laws is None:
+                verdict = judge(drafts, tokens, stop_tokens=stop_tokens, remaining=remaining)
             else:  # judged by rejection already
-                verdict = settle(
-                    chosen[index], stop_tokens=stop_tokens, remaining=session.remaining
-                )
-            if self._guard is not None:
-                self._guard.judged(session, step.segments[index], len(verdict.committed))
-            session.computed += verdict.accepted + 1
-            session.stats.count(drafted=proposed, verified=len(drafts), accepted=verdict.accepted)
-            sums.committed_tokens += len(verdict.committed)
-            sums.context_tokens += len(session.tokens)
-            sums.session_steps += 1
-            if proposed:
-                sums.drafted_steps += 1
-                sums.proposed_tokens += proposed
-                sums.verified_draft_tokens += len(drafts)
-                sums.accepted_draft_tokens += verdict.accepted
-                accepted[verdict.accepted] += 1
-                session.skip.observe(accepted=verdict.accepted, verified=len(drafts))
-            if drafts:
-                known = min(len(verdict.committed), len(drafts))
-                observed.append(
-                    (
-                        mode_of(session.generation.sampling),
-                        (step.survivals[index], known, verdict.accepted),
-                    )
-                )
-            if len(step.survivals[index]) == self._block_size:
-                survivals.append(step.survivals[index])
+                verdict = settle(tokens, stop_tokens=stop_tokens, remaining=remaining)
+            accepted, committed, finish = verdict
+            if guard is not None:
+                guard.judged(session, segment, len(committed))
+            session.computed += accepted + 1
+            verified = len(drafts)
+            session.stats.count(drafted=proposed, verified=verified, accepted=accepted)
+            committed_tokens += len(committed)
+            context_tokens += len(session.tokens)
             draft = None
-            if session.generation.trace and proposed:
-                block = blocks[session.id]
-                draft = JudgedDraft(
-                    tokens=block.tokens,
-                    confidences=block.confidences,
-                    verified=len(drafts),
-                    accepted=verdict.accepted,
-                )
-            self._commit(session, verdict.committed, verdict.finish, draft)
+            if proposed:
+                verified_tokens += verified
+                accepted_tokens += accepted
+                accepted_rounds[accepted] += 1
+                session.skip.observe(accepted=accepted, verified=verified)
+                if verified:
+                    known = min(len(committed), verified)
+                    observed.append((mode_of(generation.sampling), (survived, known, accepted)))
+                if proposed == block_size:
+                    survivals.append(survived)
+                if generation.trace:
+                    block = blocks[session.id]
+                    draft = JudgedDraft(
+                        tokens=block.tokens,
+                        confidences=block.confidences,
+                        verified=verified,
+                        accepted=accepted,
+                    )
+            self._commit(session, committed, finish, draft)
+        sums.session_steps += len(step.decoding)
+        sums.committed_tokens += committed_tokens
+        sums.context_tokens += context_tokens
+        sums.drafted_steps += sum(accepted_rounds)
+        sums.proposed_tokens += sum(step.proposed)
+        sums.verified_draft_tokens += verified_tokens
+        sums.accepted_draft_tokens += accepted_tokens
         # The draft at position k was accepted where more than k were.
-        accepted_at = list(accumulate(reversed(accepted[1:])))[::-1]
+        accepted_at = list(accumulate(reversed(accepted_rounds[1:])))[::-1]
         return _Judged(survivals=survivals, observed=observed, accepted_at=accepted_at)
 
     def _commit(

@@ -1,18 +1,22 @@
 """gRPC in front of the verifier's engine: wire to core and back, nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 from grpc import aio
 
 from dspark.core.draft import JudgedDraft
 from dspark.core.generation import Generation, GenerationStats
+from dspark.core.ids import SessionId
 from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.rpc.handshake import Greeter
-from dspark.verifier.engine import NeverFits, Overloaded, VerifierEngine
+from dspark.verifier.engine import NeverFits, Overloaded
+from dspark.verifier.events import Sink
 from dspark.verifier.spans import Carriers, GenerationSpans
 from dspark.wire.draft import judged_to_wire
 from dspark.wire.logits import logprobs_to_wire, rules_from_wire
@@ -31,15 +35,51 @@ class _Failed:
     anywhere: bool
 
 
+_Events = asyncio.Queue["verify_pb2.GenerateResponse | _Failed"]
+
+
+class Outbox:
+    """From the engine's thread to the streams' loop: what a step has for all streams, at once.
+
+    A wake-up costs the engine a system call, in which the loop takes the interpreter and keeps it
+    for as long as it has work: the step's other streams would wait, and the next step with them.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[tuple[_Events, verify_pb2.GenerateResponse | _Failed]] = deque()
+        self._woken = False
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Deliver on this loop."""
+        self._loop = loop
+
+    def put(self, events: _Events, event: "verify_pb2.GenerateResponse | _Failed") -> None:
+        """Keep an event for a stream's queue until ``flush`` (any thread)."""
+        self._waiting.append((events, event))
+
+    def flush(self) -> None:
+        """Have everything kept delivered soon (any thread)."""
+        if self._waiting and not self._woken and self._loop is not None:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # before looking: what comes later wakes anew
+        while self._waiting:
+            events, event = self._waiting.popleft()
+            events.put_nowait(event)
+
+
 class _StreamSink:
     """Carries a session's events from the engine's thread to its stream.
 
     The queue is bounded by construction: a generation commits at most max_new_tokens tokens.
     """
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.events: asyncio.Queue[verify_pb2.GenerateResponse | _Failed] = asyncio.Queue()
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.events: _Events = asyncio.Queue()
 
     def commit(
         self,
@@ -64,18 +104,36 @@ class _StreamSink:
         self._put(_Failed(message, anywhere))
 
     def _put(self, event: "verify_pb2.GenerateResponse | _Failed") -> None:
-        self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+        self._outbox.put(self.events, event)
+
+
+class Generations(Protocol):
+    """What runs generations."""
+
+    deliver: Callable[[], object]
+    """To be called whenever sinks were given something."""
+
+    def prepare(self, generation: Generation) -> None:
+        """Do what makes ``submit`` of a grammar slow (any thread); ValueError where it is none."""
+
+    def submit(self, generation: Generation, sink: Sink) -> SessionId:
+        """Take a generation; raises NeverFits, Overloaded, or ValueError for what is not done."""
+
+    def cancel(self, session: SessionId) -> None:
+        """Drop it; unknown ones are ignored."""
 
 
 class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
     """One stream a generation."""
 
     def __init__(
-        self, engine: VerifierEngine, greeter: Greeter, carriers: Carriers | None = None
+        self, engine: Generations, greeter: Greeter, carriers: Carriers | None = None
     ) -> None:
         self._engine = engine
         self._greeter = greeter
         self._carriers = carriers or Carriers()
+        self._outbox = Outbox()
+        engine.deliver = self._outbox.flush
 
     async def Handshake(  # noqa: D102
         self,
@@ -89,7 +147,8 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
         request: verify_pb2.GenerateRequest,
         context: aio.ServicerContext[verify_pb2.GenerateRequest, verify_pb2.GenerateResponse],
     ) -> AsyncIterator[verify_pb2.GenerateResponse]:
-        sink = _StreamSink()
+        self._outbox.attach(asyncio.get_running_loop())
+        sink = _StreamSink(self._outbox)
         metadata = context.invocation_metadata() or ()
         with GenerationSpans(request, metadata, self._carriers) as spans:
             try:

@@ -30,8 +30,9 @@ class VerifierSession:
         computed: Positions whose KV (and rows) are in the pages: 0 .. computed - 1.
         local: Whether its prompt runs here rather than on a prefill replica.
         attempt: Number of the prefill attempt.
-        cohort: Which of the alternating groups it steps with.
+        cohort: Which of the alternating groups it steps with; None before its first step.
         skip: Whether drafting it pays.
+        total_tokens: Longest that ``tokens`` can become.
     """
 
     id: SessionId
@@ -47,8 +48,12 @@ class VerifierSession:
     computed: int = 0
     local: bool = False
     attempt: int = 0
-    cohort: int = 0
+    cohort: int | None = None
     skip: SkipState = field(default_factory=SkipState)
+    total_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total_tokens = self.generation.total_tokens
 
     @property
     def anchor_position(self) -> int:
@@ -58,7 +63,7 @@ class VerifierSession:
     @property
     def remaining(self) -> int:
         """How many more tokens may be committed."""
-        return self.generation.total_tokens - len(self.tokens)
+        return self.total_tokens - len(self.tokens)
 
     @property
     def pages(self) -> tuple[int, ...]:
@@ -72,8 +77,9 @@ class VerifierSession:
 
     def draft_bound(self, gamma: int) -> int:
         """Most drafts worth asking for: the last token is always the target's own."""
-        asked = self.generation.max_draft_tokens or gamma
-        return max(0, min(gamma, asked, self.remaining - 1))
+        most = min(gamma, self.generation.max_draft_tokens or gamma)
+        left = self.total_tokens - len(self.tokens) - 1
+        return most if most < left else max(0, left)
 
 
 def mean_context_tokens(sessions: Sequence[VerifierSession]) -> float:

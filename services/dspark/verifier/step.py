@@ -28,6 +28,7 @@ class VerifyStep:
         prefilling: Sessions whose prompt runs here, with the tokens of this chunk; their
             segments follow the others.
         segments: The batch.
+        batch_tokens: Tokens in it.
         reason: Why these lengths, for people.
     """
 
@@ -37,12 +38,8 @@ class VerifyStep:
     survivals: tuple[tuple[float, ...], ...]
     prefilling: tuple[tuple[VerifierSession, int], ...]
     segments: tuple[Segment, ...]
+    batch_tokens: int
     reason: str
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens in the forward."""
-        return sum(len(segment.tokens) for segment in self.segments)
 
 
 def plan_step(
@@ -70,15 +67,17 @@ def plan_step(
         wait_s: Seconds of a round beyond its step, known before these drafts were made.
         weights: Of drafts, by their session's priority; 1 where it is not listed.
     """
-    candidates = [
-        SessionDraft(
-            session=session.id,
-            survivals=survivals(blocks[session.id].confidences),
-            weight=weights.get(session.generation.priority, 1.0),
-        )
-        for session in decoding
-        if session.id in blocks
-    ]
+    candidates = []
+    proposed: list[tuple[float, ...]] = []  # survivals, by session
+    for session in decoding:
+        block = blocks.get(session.id)
+        if block is None:
+            proposed.append(())
+            continue
+        survived = survivals(block.confidences)
+        proposed.append(survived)
+        weight = weights.get(session.generation.priority, 1.0) if weights else 1.0
+        candidates.append(SessionDraft(session=session.id, survivals=survived, weight=weight))
     # A prompt that runs here goes on in every step, however much is drafted.
     first_chunk = min(prefill_chunk_tokens, _missing(prefilling[0])) if prefilling else 0
     admission = _admit(
@@ -87,41 +86,49 @@ def plan_step(
         entry=ALL if entry == OFF else entry,
         curve=curve,
         decoding=decoding,
+        prompt_tokens=first_chunk,
         wait_s=wait_s,
         room=max(0, max_batch_tokens - len(decoding) - first_chunk),
     )
-    proposed = {draft.session: draft.survivals for draft in candidates}
     drafts = []
     segments = []
+    batch_tokens = 0
     for session in decoding:
         length = admission.lengths.get(session.id, 0)
-        sampling = session.generation.sampling
-        if length and session.processor is not None:
-            # After admission: what is admitted must not depend on the drafts themselves.
-            length = session.processor.useful_drafts(
-                blocks[session.id].tokens[:length], judged_by_rejection=sampling.rejects
-            )
-        chosen = blocks[session.id].tokens[:length] if length else ()
-        laws = blocks[session.id].laws if length else None
+        tokens, sampling = session.tokens, session.generation.sampling
+        laws = None
+        chosen: tuple[int, ...] = ()
+        if length:
+            block = blocks[session.id]
+            if session.processor is not None:
+                # After admission: what is admitted must not depend on the drafts themselves.
+                length = session.processor.useful_drafts(
+                    block.tokens[:length], judged_by_rejection=sampling.rejects
+                )
+            chosen = block.tokens[:length]
+            if length and block.laws is not None and sampling.rejects:
+                laws = block.laws.first(length)
         drafts.append(chosen)
+        batch_tokens += 1 + length
         segments.append(
             Segment(
-                tokens=(session.tokens[-1], *chosen),
-                start=session.anchor_position,
+                tokens=(tokens[-1], *chosen),
+                start=len(tokens) - 1,
                 pages=session.pages,
-                choose=1 + len(chosen),
+                choose=1 + length,
                 sampling=sampling,
-                laws=laws.first(length) if laws is not None and sampling.rejects else None,
+                laws=laws,
                 processor=session.processor,
             )
         )
-    room = max_batch_tokens - sum(len(segment.tokens) for segment in segments)
+    room = max_batch_tokens - batch_tokens
     chunks = []
     for session in prefilling:
         count = min(prefill_chunk_tokens, _missing(session), room)
         if count <= 0:
             break
         room -= count
+        batch_tokens += count
         stop = session.computed + count
         chunks.append((session, count))
         segments.append(
@@ -137,10 +144,11 @@ def plan_step(
     return VerifyStep(
         decoding=tuple(decoding),
         drafts=tuple(drafts),
-        proposed=tuple(len(proposed.get(session.id, ())) for session in decoding),
-        survivals=tuple(proposed.get(session.id, ()) for session in decoding),
+        proposed=tuple(map(len, proposed)),
+        survivals=tuple(proposed),
         prefilling=tuple(chunks),
         segments=tuple(segments),
+        batch_tokens=batch_tokens,
         reason=admission.reason,
     )
 
@@ -156,6 +164,7 @@ def _admit(
     entry: int | None,
     curve: Curve | None,
     decoding: Sequence[VerifierSession],
+    prompt_tokens: int,
     wait_s: float,
     room: int,
 ) -> Admission:
@@ -167,6 +176,7 @@ def _admit(
         curve=curve,
         context_tokens=mean_context_tokens(decoding),
         plain_sessions=len(decoding) - len(candidates),
+        prompt_tokens=prompt_tokens,
         wait_s=wait_s,
     )
     if sum(admission.lengths.values()) <= room:

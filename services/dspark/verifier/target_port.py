@@ -1,8 +1,7 @@
 """What the engine asks of a target model: segments of tokens in, the target's own tokens out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,10 @@ Kv = Sequence[NDArray[np.generic]]
 """KV of some positions: one array [n, 2, kv_heads, head_dim] a layer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive new tokens of one session in a ragged batch.
+
+    A tuple, as `core.verdict.Verdict` is: one is made for every session and step.
 
     Attributes:
         tokens: Input tokens at positions start .. start + len(tokens) - 1.

@@ -6,6 +6,7 @@ shows in the drafts: the drafter here knows every text, but only from the rows t
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +51,8 @@ def params(**changes: Any) -> SimpleNamespace:
         "top_p": 1.0,
         "max_tokens": 40,
         "all_stop_token_ids": set(),
+        "stop_token_ids": [],
+        "extra_args": None,
         "ignore_eos": False,
         "structured_outputs": None,
     }
@@ -228,7 +231,13 @@ PROJECTION = Projection(fc=torch.eye(2, 4), hidden_norm=torch.ones(2), eps=0.0, 
 class Engine:
     """vLLM's scheduler and worker around a proposer: ``step`` until the text is long enough."""
 
-    def __init__(self, *, group: TensorGroup | None = None, deadline_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        group: TensorGroup | None = None,
+        deadline_s: float = 5.0,
+        line: Path | None = None,
+    ) -> None:
         self.budget: Callable[[Budget], object] = lambda _: None
         self.now_s = 0.0
         self.drafter: KnowingDrafter
@@ -237,6 +246,7 @@ class Engine:
                 drafter="d",
                 drafters=("here:1",),
                 rows_dtype="float32",
+                line=line,
                 drafting=DraftingSettings(deadline_floor_s=deadline_s, deadline_factor=1.0),
             ),
             IDENTITY,
@@ -324,6 +334,11 @@ class Engine:
             scheduled_cached_reqs=SimpleNamespace(resumed_req_ids=self._resumed),
             kv_cache_block_copies=None,
             num_scheduled_tokens=counts,
+            scheduled_spec_decode_tokens={
+                request: drafts[: counts[request] - 1]
+                for request, drafts in self.pending.items()
+                if counts.get(request, 0) > 1
+            },
             total_num_scheduled_tokens=len(flat),
             flat_tokens=flat,
         )

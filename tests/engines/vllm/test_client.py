@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,9 @@ from dspark.core.ids import ReplicaName, SessionId
 from dspark.core.sampling import Sampling
 from dspark.drafting.events import Connected, DraftEvent, Lost, Replied, Seeded
 from dspark.engines.vllm.client import DraftClient
+from dspark.rpc.credentials import Credentials
 from tests.drafter.serving import PAIR, served
+from tests.rpc.pki import Pki
 
 E = TypeVar("E")
 
@@ -64,3 +67,23 @@ async def test_a_drafter_is_found_seeded_asked_and_missed_when_it_goes() -> None
     await asyncio.to_thread(heard.first, Lost)
     await asyncio.to_thread(client.close)
     client.close()  # once more does nothing
+
+
+async def test_a_drafter_with_tls_is_found_by_a_client_with_a_certificate(tmp_path: Path) -> None:
+    pki, heard = Pki(tmp_path), Heard()
+    async with served(credentials=Credentials(pki.settings())) as drafter:
+        settings = VllmSettings(
+            drafter="d", drafters=(drafter.replica.address,), tls=pki.settings()
+        )
+        client = await asyncio.to_thread(
+            lambda: DraftClient(
+                settings,
+                name="vllm-1",
+                compatibility=PAIR,
+                post=heard.events.put,
+                on_budget=lambda _: None,
+            )
+        )
+        connected = await asyncio.to_thread(heard.first, Connected)
+        assert connected.drafter == drafter.replica.address
+        await asyncio.to_thread(client.close)

@@ -1,6 +1,7 @@
 """The proposer against a fake runner: rows, requests and their fates."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from dspark.core.budget import DISABLED, Budget, ContextBucket
 from dspark.core.ids import Epoch, PoolName, Term
 from dspark.core.sampling import Sampling, SamplingMode
-from dspark.engines.vllm.runner import drawn_as
+from dspark.engines.vllm.line import NoteReceiver
+from dspark.engines.vllm.notes import StepNote
+from dspark.engines.vllm.requests import drawn_as
 from tests.engines.vllm.fake_runner import (
     GAMMA,
     GREEDY,
@@ -277,6 +280,81 @@ def test_drafts_are_drawn_as_the_request_samples() -> None:
     assert drawn_as(hot, False).greedy
     assert drawn_as(params(temperature=1.0, structured_outputs=object()), True).greedy
     assert drawn_as(params(), True).greedy
+
+
+def test_a_request_says_whether_it_is_drafted_for_and_how_far() -> None:
+    engine = _engine()
+    engine.add("plain", PROMPT, extra_args={"dspark": {"speculate": False}})
+    engine.add("short", (1, 2), extra_args={"dspark": {"max_draft_tokens": 2}})
+    engine.add("odd", (3, 4), extra_args={"dspark": {"what": 1}})
+    _steps(engine, 3)
+    assert "plain" not in engine.pending
+    assert len(engine.pending["short"]) == 2
+    assert len(engine.pending["odd"]) == GAMMA
+    assert len(engine.drafter.cached) == 2
+
+
+def test_a_budget_weighs_drafts_by_priority() -> None:
+    engine = _engine()
+    engine.budget(
+        Budget(
+            pool=PoolName("verifier"),
+            term=Term(1),
+            epoch=Epoch(1),
+            ttl_s=60.0,
+            curve_version="",
+            buckets=(ContextBucket(max_context_tokens=1000, draft_tokens=(GAMMA,)),),
+            weights={5: 0.01},
+        )
+    )
+    engine.add("low", PROMPT, extra_args={"dspark": {"priority": 5}})
+    engine.add("high", (1, 2))
+    _steps(engine, 3)
+    assert len(engine.pending["high"]) == GAMMA
+    assert "low" not in engine.pending
+
+
+def test_the_replica_is_told_of_every_step(tmp_path: Path) -> None:
+    notes: list[StepNote] = []
+    receiver = NoteReceiver(tmp_path / "line", notes.append)
+    engine = Engine(line=tmp_path / "line")
+    engine.drafts.take_curve(None)
+    engine.drafter.connect()
+    engine.add("a", PROMPT, max_tokens=9, extra_args={"dspark": {"session": 4}})
+    _steps(engine, 3)
+    receiver.drain()
+    first, plain, drafted = notes
+    assert (first.prompt_tokens, first.rounds) == (len(PROMPT), ())
+    assert [round_.verified for round_ in plain.rounds] == [0]
+    (round_,) = drafted.rounds
+    assert (round_.session, round_.mode) == (4, "greedy")
+    assert (round_.verified, round_.accepted, round_.committed) == (GAMMA, GAMMA, GAMMA + 1)
+    assert round_.context_tokens == len(PROMPT) + 2
+    assert len(round_.confidences) == GAMMA
+    assert round_.row_bytes > 0
+    assert (drafted.drafters, drafted.outcomes["hit"]) == (1, 1)
+    # max_tokens ends it in the middle of what the target says.
+    _steps(engine, 1)
+    receiver.drain()
+    assert [round_.committed for round_ in notes[-1].rounds] == [1]
+    engine.add("b", PROMPT)
+    _steps(engine, 2)
+    engine.drafter.cached.clear()  # the drafter raises from inside our port
+    for _ in range(2):
+        engine.step()
+    receiver.drain()
+    assert "KeyError" in notes[-1].failure
+    assert notes[-1].drafters == 0
+    engine.drafts.close()
+    receiver.close()
+
+
+def test_a_request_with_stop_tokens_of_its_own_ends_at_them() -> None:
+    engine = _engine()
+    second = continuation(PROMPT, 2, GREEDY)[-1]
+    engine.add("a", PROMPT, stop_token_ids=[second], ignore_eos=True)
+    _steps(engine, 2)
+    assert not [part for r in engine.drafter.rounds for part in r.sessions]
 
 
 def test_a_failure_ends_drafting_and_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,14 +81,23 @@ capabilities:
 {{- default (printf "%s-control-key" (include "dspark.fullname" .)) .Values.operator.controlKeySecretName }}
 {{- end }}
 
+{{/* ConfigMap by which the instance's gateway is known; empty where it speaks plain HTTP. */}}
+{{- define "dspark.instanceAuthority" -}}
+{{- $plain := dig "tls" "plainHttp" (list) .Values.instance.spec }}
+{{- if not (has "gateway" $plain) }}
+{{- dig "tls" "authorityConfigMapName" "" .Values.instance.spec }}
+{{- end }}
+{{- end }}
+
 {{/* Where the instance's gateway is reached. */}}
 {{- define "dspark.instanceUrl" -}}
-{{- printf "http://%s-gateway.%s.svc:%v" (include "dspark.instanceName" .) .Release.Namespace (dig "gateway" "service" "port" 80 .Values.instance.spec) }}
+{{- printf "%s://%s-gateway.%s.svc:%v" (include "dspark.instanceAuthority" . | empty | ternary "http" "https") (include "dspark.instanceName" .) .Release.Namespace (dig "gateway" "service" "port" 80 .Values.instance.spec) }}
 {{- end }}
 
 {{/* A pod that runs a few lines of Python as a Helm test; call with (dict "root" . "name" ... "script" ...).
-     The script is given the gateway's URL and the model's name. */}}
+     The script has ask(path, body), which answers with JSON, and the model's name as model. */}}
 {{- define "dspark.testPod" -}}
+{{- $authority := include "dspark.instanceAuthority" .root }}
 apiVersion: v1
 kind: Pod
 metadata:
@@ -116,9 +125,19 @@ spec:
       command: [python, -c]
       args:
         - |
+          import json, ssl, sys, urllib.request
+          url, model, authority = sys.argv[1:]
+          trusting = ssl.create_default_context(cafile=authority or None)
+          trusting.check_hostname = False  # the service's own authority signs for nothing else
+          def ask(path, body=None):
+              request = urllib.request.Request(
+                  url + path, body and json.dumps(body).encode(),
+                  {"content-type": "application/json"})
+              return json.load(urllib.request.urlopen(request, timeout=120, context=trusting))
           {{- .script | nindent 10 }}
         - {{ include "dspark.instanceUrl" .root }}
         - {{ dig "model" "name" "" .root.Values.instance.spec | quote }}
+        - {{ $authority | empty | ternary "" "/authority/ca.crt" | quote }}
       resources:
         requests:
           cpu: 100m
@@ -127,6 +146,16 @@ spec:
           memory: 128Mi
       securityContext:
         {{- include "dspark.containerSecurity" .root | nindent 8 }}
+      {{- if $authority }}
+      volumeMounts:
+        - name: authority
+          mountPath: /authority
+          readOnly: true
+  volumes:
+    - name: authority
+      configMap:
+        name: {{ $authority }}
+      {{- end }}
 {{- end }}
 
 {{/* Annotations of what exists only while the release is uninstalled; call with the weight. */}}
@@ -191,6 +220,9 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   verbs: [get, list, create, patch, delete]
 - apiGroups: [monitoring.coreos.com]
   resources: [servicemonitors, podmonitors, prometheusrules]
+  verbs: [get, list, create, patch, delete]
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
   verbs: [get, list, create, patch, delete]
 - apiGroups: [ray.io]
   resources: [rayservices]

@@ -9,18 +9,20 @@ from typing import Any
 
 import httpx
 
+from dspark.cli.trust import trusted
 from dspark.core.fleet import Fleet
 from dspark.rpc.ask import fleet_snapshot
+from dspark.rpc.credentials import Credentials
 
 _ASK_TIMEOUT_S = 2.0
 _EXCEPTION_LINE = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
 _MISTAKES = {"ValueError", "FileNotFoundError", "MemoryError", "ImportError", "ModuleNotFoundError"}
 
 
-def fleet_or_none(controller: str) -> Fleet | None:
+def fleet_or_none(controller: str, credentials: Credentials | None = None) -> Fleet | None:
     """Return the fleet, or None while the controller does not answer."""
     try:
-        return fleet_snapshot(controller, timeout_s=_ASK_TIMEOUT_S)
+        return fleet_snapshot(controller, credentials=credentials, timeout_s=_ASK_TIMEOUT_S)
     except ConnectionError:
         return None
 
@@ -32,10 +34,11 @@ def pool_counts(fleet: Fleet | None, wanted: Mapping[str, int]) -> dict[str, tup
     return {name: (ready.get(name, 0), count) for name, count in wanted.items()}
 
 
-def gateway_answers(url: str) -> bool:
-    """Whether the gateway would serve a request now."""
+def gateway_answers(url: str, certificate: str | None = None) -> bool:
+    """Whether the gateway would serve a request now; of its certificate see ``trusted``."""
+    verify = trusted(url, certificate)
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/ready", timeout=_ASK_TIMEOUT_S).status_code == 200
+        return httpx.get(f"{url}/ready", verify=verify, timeout=_ASK_TIMEOUT_S).status_code == 200
     return False
 
 

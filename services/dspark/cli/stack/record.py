@@ -34,6 +34,8 @@ class StackRecord:
         api: URL of the control API.
         mark: Value of DSPARK_STACK in the environment of every process of this stack.
         metrics: Prometheus endpoints of the processes that are no replicas.
+        tls: TlsSettings that its processes speak to each other with, or None: plaintext.
+        certificates: Files with the certificates of its HTTPS ports: gateway, api, metrics.
         children: The supervised processes.
         pools: Ray Serve's view of each pool.
     """
@@ -49,6 +51,8 @@ class StackRecord:
     api: str = ""
     mark: str
     metrics: dict[str, str] = field(default_factory=dict)
+    tls: dict[str, Any] | None = None
+    certificates: dict[str, str] = field(default_factory=dict)
     children: dict[str, ChildRecord] = field(default_factory=dict)
     pools: dict[str, Any] = field(default_factory=dict)
 

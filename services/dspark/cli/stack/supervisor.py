@@ -22,8 +22,12 @@ from dspark.cli.stack.readiness import (
 )
 from dspark.cli.stack.record import StackRecord, read_record, write_record
 from dspark.cli.stack.sweep import sweep
+from dspark.cli.stack.tls_files import certificates_of, check_files
 from dspark.config.system import SystemSettings
+from dspark.core.fleet import Fleet
+from dspark.engines.vllm.environment import environment_problem
 from dspark.rpc.ask import ask_for_replicas
+from dspark.rpc.credentials import open_credentials
 
 _POLL_S = 0.25
 _ASK_TIMEOUT_S = 5.0
@@ -51,18 +55,24 @@ class Progress:
 class Supervisor:
     """Owns the processes of one stack.
 
-    The constructor checks ports and claims the state folder; it starts nothing.
+    The constructor checks ports and files and claims the state folder; it starts nothing.
 
     Raises:
-        ValueError: A port is taken, or a stack already runs here.
+        ValueError: A port is taken, a file of TLS is not as it should be, a stack already runs
+            here, or another engine's environment is none.
     """
 
     def __init__(self, settings: SystemSettings, *, state_dir: Path, source: str) -> None:
         state_dir.mkdir(parents=True, exist_ok=True)
         _refuse_second(state_dir)
+        _refuse_environment(settings)
         self._state_dir = state_dir.resolve()
         self._source = source
         self.settings = _definite(settings, self._state_dir)
+        check_files(self.settings)
+        self.certificates = certificates_of(self.settings)
+        """Files of the certificates that its HTTPS ports show: gateway, api, metrics."""
+        self._credentials = open_credentials(self.settings.endpoint.tls)
         self.stop_asked = threading.Event()
         self.hurry = threading.Event()
         """Set to kill instead of waiting for drains."""
@@ -86,14 +96,14 @@ class Supervisor:
         """Where clients go."""
         gateway = self.settings.gateway
         host = "127.0.0.1" if gateway.host in {"0.0.0.0", "::"} else gateway.host
-        return f"http://{host}:{gateway.port}"
+        return f"{self._scheme('gateway')}://{host}:{gateway.port}"
 
     @property
     def api_url(self) -> str:
         """Where the control API and the dashboard are."""
         controller = self.settings.controller
         host = "127.0.0.1" if controller.api_host in {"0.0.0.0", "::"} else controller.api_host
-        return f"http://{host}:{controller.api_port}"
+        return f"{self._scheme('api')}://{host}:{controller.api_port}"
 
     @property
     def log_dir(self) -> Path:
@@ -109,17 +119,18 @@ class Supervisor:
         controller, wanted = self.settings.gateway.controller, self.settings.wanted()
         try:
             self._begin("controller")
-            self._await("controller", lambda: fleet_or_none(controller) is not None, show)
+            self._await("controller", lambda: self._fleet() is not None, show)
             for pool in wanted:
                 # A wish kept from an earlier run does not outlive the configuration.
                 ask_for_replicas(
                     controller, pool, None, author="dspark up", reason="as configured",
-                    timeout_s=_ASK_TIMEOUT_S,
+                    credentials=self._credentials, timeout_s=_ASK_TIMEOUT_S,
                 )  # fmt: skip
             self._begin("pools")
             self._begin("gateway")
             self._await("pools", self._pools_ready, show)
-            self._await("gateway", lambda: gateway_answers(self.gateway_url), show)
+            shown = self.certificates.get("gateway")
+            self._await("gateway", lambda: gateway_answers(self.gateway_url, shown), show)
         except BaseException as error:
             self._problem = str(error)
             self.stop(failed=True)
@@ -179,8 +190,13 @@ class Supervisor:
 
     def _counts(self) -> dict[str, tuple[int, int]]:
         started = self._children["pools"].alive()
-        fleet = fleet_or_none(self.settings.gateway.controller) if started else None
-        return pool_counts(fleet, self.settings.wanted())
+        return pool_counts(self._fleet() if started else None, self.settings.wanted())
+
+    def _fleet(self) -> Fleet | None:
+        return fleet_or_none(self.settings.gateway.controller, self._credentials)
+
+    def _scheme(self, port: str) -> str:
+        return "https" if port in self.certificates else "http"
 
     def _pools_ready(self) -> bool:
         problem = start_problem(serve_states(self._status_file))
@@ -188,9 +204,12 @@ class Supervisor:
             raise StartFailed(problem)
         return all(ready >= wanted for ready, wanted in self._counts().values())
 
-    def _save(self) -> None:
+    def record(self) -> StackRecord:
+        """Return what is to be known of the stack."""
         controller_host = self.settings.gateway.controller.rsplit(":", 1)[0]
-        record = StackRecord(
+        metrics = f"{controller_host}:{self.settings.controller.metrics_port}"
+        tls = self.settings.endpoint.tls
+        return StackRecord(
             phase=self._phase,
             problem=self._problem,
             supervisor_pid=os.getpid(),
@@ -202,12 +221,17 @@ class Supervisor:
             api=self.api_url,
             mark=self._mark,
             metrics={
-                "controller": f"http://{controller_host}:{self.settings.controller.metrics_port}",
+                "controller": f"{self._scheme('metrics')}://{metrics}",
                 "gateway": f"{self.gateway_url}/metrics",
             },
+            tls=None if tls is None else tls.model_dump(mode="json"),
+            certificates=self.certificates,
             children={name: child.record() for name, child in self._children.items() if child.pid},
             pools=serve_states(self._status_file),
         )
+
+    def _save(self) -> None:
+        record = self.record()
         if record != self._saved:
             write_record(self._state_dir, record)
             self._saved = record
@@ -239,6 +263,17 @@ def _definite(settings: SystemSettings, state_dir: Path) -> SystemSettings:
         gateway_port=gateway.port or choose_free(gateway.host),
         state_dir=state_dir,
     )
+
+
+def _refuse_environment(settings: SystemSettings) -> None:
+    """Refuse an interpreter for vLLM that would never start, where it is this machine's."""
+    verifier = settings.pools.verifier
+    python = verifier.engine_settings.python
+    if verifier.engine != "vllm" or python is None or settings.ray.address is not None:
+        return
+    problem = environment_problem(python)
+    if problem is not None:
+        raise ValueError(problem)
 
 
 def _refuse_second(state_dir: Path) -> None:

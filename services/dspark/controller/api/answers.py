@@ -166,6 +166,8 @@ class ReplicaShape(Shape):
     tokens_per_s: float
     verified_tokens_per_step: float | None
     budget_epoch: int | None
+    connected_drafters: int | None
+    """That it works with, by its newest report; null: none came yet."""
 
 
 class PoolShape(Shape):
@@ -199,8 +201,29 @@ class PoolShape(Shape):
     """Of the policy."""
     budget: str | None
     """The budget in one sentence."""
+    drafting: bool | None
+    """Whether the budget has drafts at any load; null: there is none."""
     replicas: list[ReplicaShape]
     """Its processes."""
+
+
+class ReplicasState(Shape):
+    """How many replicas a pool is to have, and who asked."""
+
+    pool: str
+    """The pool."""
+    wanted: int
+    """Now."""
+    why: str
+    """Why so many."""
+    ready: int
+    """That take new work."""
+    asked: int | None
+    """What somebody asked for; null: the load decides, or the configured number."""
+    author: str | None
+    """Who asked."""
+    reason: str | None
+    """Why they did."""
 
 
 class FleetShape(Shape):

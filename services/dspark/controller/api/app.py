@@ -12,13 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from dspark.controller.api import refusals, view
-from dspark.controller.api.answers import History, PoolShape, TokenList, TokenShape
+from dspark.controller.api.answers import (
+    History,
+    PoolShape,
+    ReplicasState,
+    TokenList,
+    TokenShape,
+)
 from dspark.controller.api.asks import (
     ClearQuery,
     DryRun,
     HistoryQuery,
+    ReleaseQuery,
     RollBack,
     SetPolicy,
+    SetReplicas,
     TrendQuery,
     TryOut,
     WhatIf,
@@ -60,7 +68,7 @@ class ControlApi:
     def __init__(self, controller: Controller, tokens: Tokens) -> None:
         self._controller = controller
         self._tokens = tokens
-        self._trials = Trials(controller.settings.gateway_url)
+        self._trials = Trials(controller.settings)
         self.trend = Trend()
         """Whoever leads has to run it."""
         self._listeners = 0
@@ -124,6 +132,32 @@ class ControlApi:
         return self._change(
             request, caller, pool, asked.reason, query.dry_run,
             lambda ask: self._controller.roll_back_policy(pool, ask, number=asked.change),
+        )  # fmt: skip
+
+    async def replicas(self, request: Request, caller: Caller) -> Response:
+        """How many replicas, and who asked."""
+        return _answer(self._replicas(request))
+
+    async def set_replicas(self, request: Request, caller: Caller) -> Response:
+        """Ask for a number of replicas."""
+        asked = await read_body(request, SetReplicas)
+        return self._wish(
+            request,
+            lambda pool: self._controller.set_wanted(
+                pool, asked.replicas, author=caller.name or author_of(request),
+                reason=asked.reason, unix_s=time.time(),
+            ),
+        )  # fmt: skip
+
+    async def release_replicas(self, request: Request, caller: Caller) -> Response:
+        """Take a wish back."""
+        query = read_query(request, ReleaseQuery)
+        author = caller.name or author_of(request)
+        return self._wish(
+            request,
+            lambda pool: self._controller.release_wanted(
+                pool, author=author, reason=query.reason
+            ),
         )  # fmt: skip
 
     async def what_if(self, request: Request, caller: Caller) -> Response:
@@ -247,6 +281,21 @@ class ControlApi:
             raise refusals.store_lost(str(error)) from None
         etag = self._controller.policies.version(pool)
         return _answer(view.changed(self._controller, made, dry_run=dry_run), etag=etag)
+
+    def _wish(self, request: Request, decide: Callable[[PoolName], int]) -> Response:
+        try:
+            decide(PoolName(request.path_params["pool"]))
+        except UnknownPool as error:
+            raise refusals.unknown_pool(str(error)) from None
+        except Superseded as error:
+            raise refusals.conflict(str(error)) from None
+        except StoreLost as error:
+            raise refusals.store_lost(str(error)) from None
+        return _answer(self._replicas(request))
+
+    def _replicas(self, request: Request) -> ReplicasState:
+        pool = self._pool(request.path_params["pool"])
+        return view.replicas(self._controller, pool)
 
     def _verifier_pool(self, request: Request) -> PoolName:
         try:

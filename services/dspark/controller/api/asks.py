@@ -2,7 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from dspark.core.policy import (
     MAX_DRAFT_TOKENS,
@@ -14,8 +21,18 @@ from dspark.core.policy import (
 )
 
 Tokens = Annotated[int, Field(ge=0, le=MAX_DRAFT_TOKENS)]
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 ModeName = Literal["auto", "pinned", "off", "verify-all"]
+
+
+def _said(text: str) -> str:
+    """Return a reason without the blanks around it; what is too long with them is too long."""
+    told = text.strip()
+    if not told:
+        raise ValueError("say why, in words")
+    return told
+
+
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_said)]
 
 
 class Shape(BaseModel):
@@ -112,6 +129,15 @@ class RollBack(Shape):
     """Its number; absent: the last one that nobody undid."""
 
 
+class SetReplicas(Shape):
+    """A number of replicas to want."""
+
+    replicas: Annotated[int, Field(ge=0, le=10_000)]
+    """How many; the pool has them within its limits."""
+    reason: Reason
+    """Why."""
+
+
 class WhatIf(Shape):
     """What to suppose; what is absent stays as it is."""
 
@@ -136,6 +162,14 @@ class ClearQuery(DryRun):
 
     reason: Reason
     """Why; it is kept in the history."""
+
+
+class ReleaseQuery(BaseModel):
+    """Query of a wish that is taken back."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    reason: Reason
+    """Why."""
 
 
 class HistoryQuery(BaseModel):

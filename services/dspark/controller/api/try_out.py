@@ -5,13 +5,16 @@ other origin to be opened to browsers, and asks for the same token as everything
 """
 
 import json
+import ssl
 from collections.abc import AsyncGenerator
 
 import httpx
 
+from dspark.config.controller import ControllerSettings
 from dspark.controller.api import refusals
 from dspark.controller.api.asks import TryOut
 from dspark.controller.api.refusals import Refusal
+from dspark.rpc.https import known_to_the_system, only_this
 
 MAX_AT_ONCE = 2
 _TIMEOUT = httpx.Timeout(30.0, connect=3.0)  # 30 s without a token
@@ -22,11 +25,12 @@ class Trials:
     """The way to the gateway.
 
     Args:
-        gateway_url: Its base URL; None: there is none.
+        settings: Those of the controller: where the gateway is, and what certificate it has.
     """
 
-    def __init__(self, gateway_url: str | None) -> None:
-        self._url = gateway_url
+    def __init__(self, settings: ControllerSettings) -> None:
+        self._settings = settings
+        self._url = settings.gateway_url
         self._running = 0
 
     async def run(self, asked: TryOut, model: str | None) -> AsyncGenerator[bytes, None]:
@@ -52,7 +56,9 @@ class Trials:
         taken = False
         try:
             async with (
-                httpx.AsyncClient(base_url=self._url, timeout=_TIMEOUT, trust_env=False) as client,
+                httpx.AsyncClient(
+                    base_url=self._url, verify=self._trusted(), timeout=_TIMEOUT, trust_env=False
+                ) as client,
                 client.stream("POST", "/v1/completions", json=_body(asked, model)) as answer,
             ):
                 if answer.status_code != 200:
@@ -67,6 +73,21 @@ class Trials:
             yield f"\n\ndata: {json.dumps(_lost(error).body())}\n\n".encode()
         finally:
             self._running -= 1
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        """Return whom to believe to be the gateway; files are read each time, so newest."""
+        settings = self._settings
+        if self._url is None or not self._url.startswith("https:"):
+            return True  # nothing to verify
+        try:
+            if settings.gateway_certificate is not None:
+                return only_this(settings.gateway_certificate)
+            authority = None if settings.tls is None else settings.tls.authority
+            return known_to_the_system(authority=authority)
+        except ValueError as error:
+            raise Refusal(
+                503, "gateway_certificate", str(error), "mend the file, or name another one"
+            ) from None
 
 
 def _body(asked: TryOut, model: str) -> dict[str, object]:

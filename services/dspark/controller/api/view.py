@@ -17,6 +17,7 @@ from dspark.controller.api.answers import (
     PolicyState,
     PoolShape,
     ReplicaShape,
+    ReplicasState,
     TableShape,
     WhyShape,
 )
@@ -186,7 +187,22 @@ def pool_shape(
         ),
         version=controller.policies.version(pool),
         budget="; ".join(dict.fromkeys(one.budget.reason for one in issued)) or None,
+        drafting=_drafting(issued),
         replicas=[_replica(member) for member in members],
+    )
+
+
+def replicas(controller: Controller, pool: PoolShape) -> ReplicasState:
+    """Return how many replicas a pool is to have, and who asked."""
+    wish = controller.wishes.of(PoolName(pool.name))
+    return ReplicasState(
+        pool=pool.name,
+        wanted=pool.wanted_replicas,
+        why=pool.wanted_because,
+        ready=pool.ready_replicas,
+        asked=None if wish is None else wish.replicas,
+        author=None if wish is None else wish.author,
+        reason=None if wish is None else wish.reason,
     )
 
 
@@ -207,7 +223,15 @@ def _replica(member: Member) -> ReplicaShape:
         tokens_per_s=0.0 if load is None else _rate(load),
         verified_tokens_per_step=None if load is None else _verified([load]),
         budget_epoch=None if load is None else load.budget_epoch,
+        connected_drafters=None if load is None else load.connected_drafters,
     )
+
+
+def _drafting(issued: Sequence[Issued]) -> bool | None:
+    entries = [
+        entry for one in issued for bucket in one.budget.buckets for entry in bucket.draft_tokens
+    ]
+    return any(entry not in {OFF, DISABLED} for entry in entries) if entries else None
 
 
 def _rate(load: LoadReport) -> float:

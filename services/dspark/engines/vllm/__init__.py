@@ -6,9 +6,25 @@ are asked for in ``steps``, which drives ``drafting`` and admits; ``laws`` puts 
 distributions where vLLM's rejection sampler looks for them.  ``client`` runs the network in a
 thread of its own.  ``support`` says what is refused, and why; ``sampler`` checks vLLM's.
 
-vLLM is imported inside functions only: all but ``proposer.DSparkProposer`` runs without it.
+As a verifier pool: ``replica`` starts the ``engine`` (``arguments``), which makes the proposer in
+its worker; ``profile`` measures its steps; ``generations`` runs what our service submits
+(``params``).  The proposer's ``teller`` says what each step was (``journal``, ``notes``) over a
+``line`` that never blocks it; the replica's ``ledger`` makes of that what an answer and a load
+``report`` say.  The way back is ``worker``, between two steps.
+
+vLLM is imported inside functions only: all but ``proposer.DSparkProposer`` and
+``engine.VllmEngine`` runs without it.
 """
 
-from dspark.engines.vllm.proposer import DSparkProposer
+from typing import Any
 
 __all__ = ["DSparkProposer"]
+
+
+def __getattr__(name: str) -> Any:
+    """``DSparkProposer``, which vLLM's command line names here; torch comes with it."""
+    if name == "DSparkProposer":
+        from dspark.engines.vllm.proposer import DSparkProposer
+
+        return DSparkProposer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from dspark.core.ids import Incarnation, PoolName, ReplicaName, Term
 from dspark.drafting.events import DraftEvent
 from dspark.drafting.links import DrafterLinks
 from dspark.rpc.control_client import ControllerLink
+from dspark.rpc.credentials import open_credentials
 from dspark.rpc.host import new_incarnation
 from dspark.rpc.watch import Latest
 
@@ -28,7 +29,7 @@ class DraftClient:
     """Links to every drafter of our projection, until ``close``.
 
     Args:
-        settings: Which drafters, or which controller.
+        settings: Which drafters, or which controller; files of TLS are read here.
         name: Of this engine, towards drafters and controller.
         compatibility: What drafters must agree on.
         post: Called in this thread with what happens on the drafters' side.
@@ -49,6 +50,7 @@ class DraftClient:
         self._compatibility = compatibility
         self._post = post
         self._on_budget = on_budget
+        self._credentials = open_credentials(settings.tls)
         self._links: DrafterLinks | None = None
         self._controller: ControllerLink | None = None
         self._loop = asyncio.new_event_loop()
@@ -83,7 +85,9 @@ class DraftClient:
         if self._settings.controller is None:
             fleet = Latest(_fixed_fleet(self._settings.drafters, self._compatibility))
         else:
-            self._controller = ControllerLink(self._settings.controller, watcher=self._name)
+            self._controller = ControllerLink(
+                self._settings.controller, watcher=self._name, credentials=self._credentials
+            )
             self._controller.start_watching_fleet()
             self._controller.start_watching_budget(self._settings.pool, self._on_budget)
             fleet = self._controller.fleet
@@ -94,6 +98,7 @@ class DraftClient:
             compatibility=self._compatibility,
             post=self._post,
             reconnect_s=self._settings.drafting.reconnect_s,
+            credentials=self._credentials,
         )
 
     async def _stop(self) -> None:

@@ -20,28 +20,27 @@ from dspark.config.vllm import VllmSettings
 from dspark.core.budget import Budget
 from dspark.core.curve import Curve
 from dspark.core.draft import Proposal, Rows
-from dspark.core.sampling import Sampling, SamplingMode
 from dspark.drafting.events import DraftEvent
 from dspark.drafting.port import DraftPort
 from dspark.engines.vllm.hooks import probe
 from dspark.engines.vllm.laws import dense_laws
+from dspark.engines.vllm.requests import drawn_as, ends_at, outcome_of
 from dspark.engines.vllm.rows import RowStore, Slots, slots_of
 from dspark.engines.vllm.steps import Decoding, DraftSteps
+from dspark.engines.vllm.teller import StepTeller
+from dspark.engines.vllm.wishes import WishBook, Wishes
 from dspark.model.kv_pool import as_numpy
 from dspark.model.pair import PairIdentity
 from dspark.model.projection import Projection, Projector
 from dspark.verifier.budget_cell import BudgetCell
 
 if TYPE_CHECKING:
-    from vllm.sampling_params import SamplingParams
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 log = logging.getLogger(__name__)
 
 _FULL_ATTENTION = "FullAttentionSpec"
-_HOTTEST = 2.0
-"""Drafts of hotter requests are drawn at this temperature; vLLM takes any, and q is shipped."""
 
 T = TypeVar("T")
 
@@ -108,12 +107,17 @@ class RunnerDrafts:
         self._client: Client | None = None
         self._steps: DraftSteps | None = None
         self._store: RowStore | None = None
+        self._cell: BudgetCell | None = None
+        self._teller = None if settings.line is None else StepTeller(settings.line, clock)
+        self._wishes = WishBook()
         self._kv_group = 0
         self._block_tokens = 0
         self._runner: GPUModelRunner
         self._projector: Projector
         self.failure: Exception | None = None
         """What ended drafting, or None."""
+        self.trial_tokens = 0
+        """Length of drafts while steps are measured."""
 
     @property
     def steps(self) -> DraftSteps | None:
@@ -138,20 +142,22 @@ class RunnerDrafts:
         model.set_aux_hidden_state_layers(
             tuple(layer + 1 for layer in sorted(set(self._identity.target_layer_ids)))
         )
+        if hasattr(runner, "effective_drafter_max_model_len"):
+            # No position of ours lies beyond a draft: requests near their end hold nobody up.
+            runner.effective_drafter_max_model_len += self._num_speculative_tokens
         if self._group is not None and self._group.rank_in_group != 0:
             return
         self._projector = Projector(self._projection, runner.device)
-        cell = BudgetCell(curve_version="" if self._curve is None else self._curve.version)
-        self._client = self._connect(
-            self._inbox.put, lambda budget: cell.offer(budget, self._clock())
-        )
+        if self._teller is None:
+            self._cell = _cell_of(self._curve)
+        self._client = self._connect(self._inbox.put, self._offer)
         self._steps = DraftSteps(
             self._client.port,
             self._inbox,
             self,
             settings=self._settings.drafting,
             vocab_size=self._identity.vocab_size,
-            budget=cell,
+            budget=self._cell,
             curve=self._curve,
             clock=self._clock,
             seeds=iter(lambda: secrets.randbits(63), None),
@@ -167,13 +173,33 @@ class RunnerDrafts:
             else "of one-hot drafts: this vLLM takes no laws (exact, but fewer are accepted)",
         )
 
+    def take_curve(self, curve: Curve | None) -> None:
+        """Admit by this curve from now on, and take budgets that were computed from it."""
+        self._curve, self._cell = curve, _cell_of(curve)
+        if self._steps is not None:
+            self._steps.curve, self._steps.budget = curve, self._cell
+
     def close(self) -> None:
         """End the links; drafters free what they cached."""
+        self._unlink()
+        if self._teller is not None:
+            self._teller.close()
+
+    def _unlink(self) -> None:
         if self._client is not None:
             self._client.close()
 
+    def _offer(self, budget: Budget) -> None:
+        """Take a budget (the client's thread)."""
+        cell = self._cell
+        if cell is not None:
+            cell.offer(budget, self._clock())
+
     def begin(self, scheduled: "SchedulerOutput") -> None:
         """Forget requests that ended or lost their KV, and follow copies of KV blocks."""
+        if self._teller is not None:
+            self._teller.begin(scheduled)
+        self._wishes.forget(scheduled.finished_req_ids)
         self._guarded(lambda: self._begin(scheduled), None)
 
     def absorb(self) -> None:
@@ -205,6 +231,8 @@ class RunnerDrafts:
             decided = self._group.broadcast_object(proposals, src=0)
             assert isinstance(decided, dict)
             proposals = decided
+        proposals = {**proposals, **self._trials(requests)}
+        self._tell(requests, sampled_token_ids, num_tokens_no_spec)
         laws = None
         if self._takes_laws and proposals:
             laws = dense_laws(
@@ -233,6 +261,39 @@ class RunnerDrafts:
             return self._store.read(np.zeros(0, dtype=np.int64))
         return self._store.read(self._slots(request, start, stop))
 
+    def _trials(self, requests: Sequence[str]) -> dict[str, Proposal]:
+        """Drafts of a given length, for whoever measures steps."""
+        length = min(self.trial_tokens, self._num_speculative_tokens)
+        if not length:
+            return {}
+        draft = Proposal(tokens=(0,) * length, confidences=(1.0,) * length)
+        return {request: draft for request in requests if self._wishes_of(request).trial}
+
+    def _tell(
+        self,
+        requests: Sequence[str],
+        sampled: Sequence[Sequence[int]],
+        num_tokens_no_spec: NDArray[np.integer],
+    ) -> None:
+        """Tell the replica of this step, if there is one."""
+        if self._teller is None or self._steps is None:
+            return
+        outcomes = [
+            outcome_of(
+                request,
+                self._runner.requests[request],
+                self._wishes_of(request),
+                sampled=sampled[index],
+                num_tokens=int(num_tokens_no_spec[index]),
+                takes_laws=self._takes_laws,
+            )
+            for index, request in enumerate(requests)
+        ]
+        self._teller.end(outcomes, self._steps, cell=self._cell, failure=self.failure)
+
+    def _wishes_of(self, request: str) -> Wishes:
+        return self._wishes.of(request, self._runner.requests[request].sampling_params)
+
     def _guarded(self, action: Callable[[], T], otherwise: T) -> T:
         if self._steps is None or self.failure is not None:
             return otherwise
@@ -242,7 +303,7 @@ class RunnerDrafts:
             self.failure = error
             log.exception("drafting failed and stays off; this engine decodes plainly from here on")
             # Ending links takes seconds where a peer hangs, and this step goes on now.
-            threading.Thread(target=self.close, daemon=True).start()
+            threading.Thread(target=self._unlink, daemon=True).start()
             return otherwise
 
     def _begin(self, scheduled: "SchedulerOutput") -> None:
@@ -296,8 +357,15 @@ class RunnerDrafts:
             params = state.sampling_params
             num_tokens = int(num_tokens_no_spec[index])
             anchor = int(token_ids[index, num_tokens - 1])
-            if anchor in params.all_stop_token_ids and not params.ignore_eos:
-                continue  # it ends here
+            if ends_at(params, anchor):
+                continue
+            wishes = self._wishes_of(request)
+            if wishes.trial:
+                continue
+            most = min(
+                self._num_speculative_tokens if wishes.speculate else 0,
+                wishes.max_draft_tokens or self._num_speculative_tokens,
+            )
             room = self._max_model_len - num_tokens
             if params.max_tokens is not None:
                 room = min(room, params.max_tokens - len(state.output_token_ids))
@@ -307,8 +375,9 @@ class RunnerDrafts:
                     num_tokens=num_tokens,
                     anchor=anchor,
                     # The last token is always the target's own.
-                    max_drafts=max(0, min(self._num_speculative_tokens, room - 1)),
+                    max_drafts=max(0, min(most, room - 1)),
                     sampling=drawn_as(params, self._takes_laws),
+                    priority=wishes.priority,
                 )
             )
         return self._steps.propose(decoding)
@@ -343,18 +412,5 @@ class RunnerDrafts:
         )
 
 
-def drawn_as(params: "SamplingParams", takes_laws: bool) -> Sampling:
-    """How a request's drafts are drawn.
-
-    Greedily for greedy requests, and where they will count as one-hot: where the sampler takes no
-    laws, and under a grammar, for vLLM then drops drafts for what they are, which only one-hot
-    drafts survive without a bias.
-    """
-    if params.temperature == 0 or not takes_laws or params.structured_outputs is not None:
-        return Sampling()
-    return Sampling(
-        temperature=min(params.temperature, _HOTTEST),
-        top_k=max(0, params.top_k),
-        top_p=params.top_p,
-        mode=SamplingMode.REJECTION,
-    )
+def _cell_of(curve: Curve | None) -> BudgetCell:
+    return BudgetCell(curve_version="" if curve is None else curve.version)

@@ -6,6 +6,7 @@ request in that step.
 
 import itertools
 import queue
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -21,9 +22,12 @@ from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import Ask, DraftDesk
 from dspark.drafting.events import DraftEvent
 from dspark.drafting.port import DraftPort
+from dspark.engines.vllm.journal import Sent
 
 _PROBE_EVERY = 50
 """Where the budget says off, one step in so many still drafts, or it could never come back."""
+
+_MAX_ROUND_TRIPS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Decoding:
         anchor: That token.
         max_drafts: Most drafts worth asking for; 0 asks for none.
         sampling: How its drafts are drawn.
+        priority: What a budget may weigh its drafts by.
     """
 
     request: str
@@ -43,6 +48,7 @@ class Decoding:
     anchor: int
     max_drafts: int
     sampling: Sampling
+    priority: int = 0
 
 
 class KeptRows(Protocol):
@@ -60,6 +66,9 @@ class BudgetSource(Protocol):
 
     def entry(self, *, sessions: int, mean_context_tokens: float, now_s: float) -> int | None:
         """Return K, ALL, OFF or DISABLED; None when there is no usable budget."""
+
+    def weights(self, now_s: float) -> Mapping[int, float]:
+        """Return what drafts count by priority; 1 where it is not listed."""
 
 
 class DraftSteps:
@@ -85,8 +94,15 @@ class DraftSteps:
         """
         self._inbox = inbox
         self._rows = rows
-        self._budget = budget
-        self._curve = curve
+        self.budget = budget
+        self.curve = curve
+        self.asked: Mapping[str, Sent] = {}
+        """What was proposed for the next step, before admission, by request."""
+        self.entry: int | None = None
+        """The budget's entry that it was admitted by."""
+        self.waited_s = 0.0
+        """How long it was waited for."""
+        self._round_trips_s: deque[float] = deque(maxlen=_MAX_ROUND_TRIPS)
         self._clock = clock
         self._seeds = seeds
         self._ids = itertools.count(1)
@@ -94,7 +110,9 @@ class DraftSteps:
         self._requests: dict[SessionId, str] = {}
         self._num_steps = 0
         self._deadline = Deadline(
-            floor_s=settings.deadline_floor_s, factor=settings.deadline_factor
+            floor_s=settings.deadline_floor_s,
+            factor=settings.deadline_factor,
+            observed=self._round_trips_s.append,
         )
         self.desk = DraftDesk(
             port,
@@ -110,6 +128,12 @@ class DraftSteps:
     def deadline_s(self) -> float:
         """How long a step's drafts are waited for at present, at most."""
         return self._deadline.seconds
+
+    def take_round_trips(self) -> tuple[float, ...]:
+        """Return the newest round trips measured since the last call."""
+        measured = tuple(self._round_trips_s)
+        self._round_trips_s.clear()
+        return measured
 
     @property
     def open_requests(self) -> tuple[str, ...]:
@@ -132,15 +156,25 @@ class DraftSteps:
         """Return the drafts to verify in the next step, by request; the others go plainly."""
         self._num_steps += 1
         self._drain()
-        entry = self._entry(decoding)
+        self.entry = entry = self._entry(decoding)
         asks = [] if self._silent(entry) else list(self._asks(decoding))
-        self.desk.request(asks, self._clock())
+        sent_bytes = self.desk.request(asks, self._clock())
+        asked_s = self._clock()
         self._wait([ask.session for ask in asks])
+        self.waited_s = self._clock() - asked_s
         blocks: dict[SessionId, DraftBlock] = {}
         for ask in asks:
             block = self.desk.take(ask.session, ask.base_length)
             if block is not None and block.tokens:
                 blocks[ask.session] = block
+        self.asked = {
+            self._requests[session]: Sent(
+                block=block,
+                row_bytes=sent_bytes.get(session, 0),
+                draft_bytes=self.desk.draft_bytes_of(session),
+            )
+            for session, block in blocks.items()
+        }
         lengths = self._admit(blocks, decoding, entry)
         return {
             self._requests[session]: _prefix(block, lengths[session])
@@ -149,9 +183,9 @@ class DraftSteps:
         }
 
     def _entry(self, decoding: Sequence[Decoding]) -> int | None:
-        if self._budget is None or not decoding:
+        if self.budget is None or not decoding:
             return None
-        return self._budget.entry(
+        return self.budget.entry(
             sessions=len(decoding),
             mean_context_tokens=_mean_tokens(decoding),
             now_s=self._clock(),
@@ -214,14 +248,20 @@ class DraftSteps:
     ) -> Mapping[SessionId, int]:
         if not blocks:
             return {}
+        weights = {} if self.budget is None else self.budget.weights(self._clock())
+        priorities = {part.request: part.priority for part in decoding}
         admission = admit(
             [
-                SessionDraft(session=session, survivals=survivals(block.confidences))
+                SessionDraft(
+                    session=session,
+                    survivals=survivals(block.confidences),
+                    weight=weights.get(priorities[self._requests[session]], 1.0),
+                )
                 for session, block in blocks.items()
             ],
             # Drafts under "off" are probes: they measure acceptance, so all of them are verified.
             entry=ALL if entry == OFF else entry,
-            curve=self._curve,
+            curve=self.curve,
             context_tokens=_mean_tokens(decoding),
             plain_sessions=len(decoding) - len(blocks),
         )

@@ -871,6 +871,7 @@ class ApiReplica(_message.Message):
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     VERIFIED_TOKENS_PER_STEP_FIELD_NUMBER: _builtins.int
     BUDGET_EPOCH_FIELD_NUMBER: _builtins.int
+    CONNECTED_DRAFTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     node: _builtins.str
     address: _builtins.str
@@ -885,6 +886,8 @@ class ApiReplica(_message.Message):
     tokens_per_s: _builtins.float
     verified_tokens_per_step: _builtins.float
     budget_epoch: _builtins.int
+    connected_drafters: _builtins.int
+    """That it works with, by its newest report."""
     def __init__(
         self,
         *,
@@ -902,19 +905,24 @@ class ApiReplica(_message.Message):
         tokens_per_s: _builtins.float = ...,
         verified_tokens_per_step: _builtins.float | None = ...,
         budget_epoch: _builtins.int | None = ...,
+        connected_drafters: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_epoch", b"_budget_epoch", "_curve_version", b"_curve_version", "_verified_tokens_per_step", b"_verified_tokens_per_step", "budget_epoch", b"budget_epoch", "curve_version", b"curve_version", "verified_tokens_per_step", b"verified_tokens_per_step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_epoch", b"_budget_epoch", "_connected_drafters", b"_connected_drafters", "_curve_version", b"_curve_version", "_verified_tokens_per_step", b"_verified_tokens_per_step", "budget_epoch", b"budget_epoch", "connected_drafters", b"connected_drafters", "curve_version", b"curve_version", "verified_tokens_per_step", b"verified_tokens_per_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_epoch", b"_budget_epoch", "_curve_version", b"_curve_version", "_verified_tokens_per_step", b"_verified_tokens_per_step", "active_sessions", b"active_sessions", "address", b"address", "budget_epoch", b"budget_epoch", "busy_share", b"busy_share", "curve_version", b"curve_version", "free_pages", b"free_pages", "name", b"name", "node", b"node", "seconds_since_report", b"seconds_since_report", "state", b"state", "tokens_per_s", b"tokens_per_s", "total_pages", b"total_pages", "verified_tokens_per_step", b"verified_tokens_per_step", "waiting_sessions", b"waiting_sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_epoch", b"_budget_epoch", "_connected_drafters", b"_connected_drafters", "_curve_version", b"_curve_version", "_verified_tokens_per_step", b"_verified_tokens_per_step", "active_sessions", b"active_sessions", "address", b"address", "budget_epoch", b"budget_epoch", "busy_share", b"busy_share", "connected_drafters", b"connected_drafters", "curve_version", b"curve_version", "free_pages", b"free_pages", "name", b"name", "node", b"node", "seconds_since_report", b"seconds_since_report", "state", b"state", "tokens_per_s", b"tokens_per_s", "total_pages", b"total_pages", "verified_tokens_per_step", b"verified_tokens_per_step", "waiting_sessions", b"waiting_sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_epoch: _TypeAlias = _typing.Literal["budget_epoch"]  # noqa: Y015
     _WhichOneofArgType__budget_epoch: _TypeAlias = _typing.Literal["_budget_epoch", b"_budget_epoch"]  # noqa: Y015
+    _WhichOneofReturnType__connected_drafters: _TypeAlias = _typing.Literal["connected_drafters"]  # noqa: Y015
+    _WhichOneofArgType__connected_drafters: _TypeAlias = _typing.Literal["_connected_drafters", b"_connected_drafters"]  # noqa: Y015
     _WhichOneofReturnType__curve_version: _TypeAlias = _typing.Literal["curve_version"]  # noqa: Y015
     _WhichOneofArgType__curve_version: _TypeAlias = _typing.Literal["_curve_version", b"_curve_version"]  # noqa: Y015
     _WhichOneofReturnType__verified_tokens_per_step: _TypeAlias = _typing.Literal["verified_tokens_per_step"]  # noqa: Y015
     _WhichOneofArgType__verified_tokens_per_step: _TypeAlias = _typing.Literal["_verified_tokens_per_step", b"_verified_tokens_per_step"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_epoch) -> _WhichOneofReturnType__budget_epoch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__connected_drafters) -> _WhichOneofReturnType__connected_drafters | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__curve_version) -> _WhichOneofReturnType__curve_version | None: ...
     @_typing.overload
@@ -945,6 +953,7 @@ class ApiPool(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    DRAFTING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: _builtins.str
     wanted_replicas: _builtins.int
@@ -963,6 +972,8 @@ class ApiPool(_message.Message):
     """Of the policy."""
     budget: _builtins.str
     """The budget in one sentence."""
+    drafting: _builtins.bool
+    """Whether the budget has drafts at any load."""
     @_builtins.property
     def conditions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What holds it back."""
@@ -1007,10 +1018,11 @@ class ApiPool(_message.Message):
         version: _builtins.int = ...,
         budget: _builtins.str | None = ...,
         replicas: _abc.Iterable[Global___ApiReplica] | None = ...,
+        drafting: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_verified_tokens_per_step", b"_verified_tokens_per_step", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "policy", b"policy", "verified_tokens_per_step", b"verified_tokens_per_step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_drafting", b"_drafting", "_verified_tokens_per_step", b"_verified_tokens_per_step", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "drafting", b"drafting", "policy", b"policy", "verified_tokens_per_step", b"verified_tokens_per_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_verified_tokens_per_step", b"_verified_tokens_per_step", "acceptance", b"acceptance", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "conditions", b"conditions", "confidence", b"confidence", "name", b"name", "policy", b"policy", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "role", b"role", "survival", b"survival", "tokens_per_s", b"tokens_per_s", "verified_tokens_per_step", b"verified_tokens_per_step", "version", b"version", "wanted_because", b"wanted_because", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length", "_budget", b"_budget", "_busy_share", b"_busy_share", "_drafting", b"_drafting", "_verified_tokens_per_step", b"_verified_tokens_per_step", "acceptance", b"acceptance", "accepted_length", b"accepted_length", "budget", b"budget", "busy_share", b"busy_share", "conditions", b"conditions", "confidence", b"confidence", "drafting", b"drafting", "name", b"name", "policy", b"policy", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "role", b"role", "survival", b"survival", "tokens_per_s", b"tokens_per_s", "verified_tokens_per_step", b"verified_tokens_per_step", "version", b"version", "wanted_because", b"wanted_because", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accepted_length: _TypeAlias = _typing.Literal["accepted_length"]  # noqa: Y015
     _WhichOneofArgType__accepted_length: _TypeAlias = _typing.Literal["_accepted_length", b"_accepted_length"]  # noqa: Y015
@@ -1018,6 +1030,8 @@ class ApiPool(_message.Message):
     _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__busy_share: _TypeAlias = _typing.Literal["busy_share"]  # noqa: Y015
     _WhichOneofArgType__busy_share: _TypeAlias = _typing.Literal["_busy_share", b"_busy_share"]  # noqa: Y015
+    _WhichOneofReturnType__drafting: _TypeAlias = _typing.Literal["drafting"]  # noqa: Y015
+    _WhichOneofArgType__drafting: _TypeAlias = _typing.Literal["_drafting", b"_drafting"]  # noqa: Y015
     _WhichOneofReturnType__verified_tokens_per_step: _TypeAlias = _typing.Literal["verified_tokens_per_step"]  # noqa: Y015
     _WhichOneofArgType__verified_tokens_per_step: _TypeAlias = _typing.Literal["_verified_tokens_per_step", b"_verified_tokens_per_step"]  # noqa: Y015
     @_typing.overload
@@ -1026,6 +1040,8 @@ class ApiPool(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__busy_share) -> _WhichOneofReturnType__busy_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drafting) -> _WhichOneofReturnType__drafting | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__verified_tokens_per_step) -> _WhichOneofReturnType__verified_tokens_per_step | None: ...
 
