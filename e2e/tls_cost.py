@@ -43,16 +43,12 @@ class Mirror(draft_pb2_grpc.DraftServiceServicer):
         async for request in request_iterator:
             yield draft_pb2.RoundResponse(
                 round=request.round,
-                blocks=[
-                    draft_pb2.DraftBlock(
-                        session=part.session,
-                        base_length=part.base_length,
-                        status=draft_pb2.DRAFT_STATUS_OK,
-                        tokens=[1000] * _GAMMA,
-                        confidences=[0.8] * _GAMMA,
-                    )
-                    for part in request.sessions
-                ],
+                sessions=request.sessions,
+                base_lengths=request.base_lengths,
+                statuses=[draft_pb2.DRAFT_STATUS_OK] * len(request.sessions),
+                num_tokens=[_GAMMA] * len(request.sessions),
+                tokens=[1000] * _GAMMA * len(request.sessions),
+                confidences=[0.8] * _GAMMA * len(request.sessions),
             )
 
 
@@ -107,15 +103,15 @@ async def serve(folder: Path) -> None:
 
 def a_round(number: int, sessions: int, hidden: int) -> draft_pb2.RoundRequest:
     """A round of ``sessions`` sessions with their new rows in float16."""
-    rows = tensor_to_wire(np.ones((_ROWS, hidden), np.float16))
     return draft_pb2.RoundRequest(
         round=number,
-        sessions=[
-            draft_pb2.SessionRound(
-                session=index, base_length=300, anchor=7, rows_start=297, rows=rows, max_tokens=7
-            )
-            for index in range(sessions)
-        ],
+        sessions=range(sessions),
+        base_lengths=[300] * sessions,
+        anchors=[7] * sessions,
+        rows_starts=[297] * sessions,
+        num_rows=[_ROWS] * sessions,
+        max_tokens=[_GAMMA] * sessions,
+        rows=tensor_to_wire(np.ones((_ROWS * sessions, hidden), np.float16)),
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -39,6 +40,21 @@ def opening(
 
 def tensor(count: int) -> common_pb2.Tensor:
     return tensor_to_wire(np.ones((count, 1), dtype=np.float32))
+
+
+def asking(**changes: Any) -> draft_pb2.RoundRequest:
+    """A round of session 1 without rows."""
+    columns = {
+        "round": 1,
+        "sessions": [1],
+        "base_lengths": [0],
+        "anchors": [1],
+        "rows_starts": [0],
+        "num_rows": [0],
+        "max_tokens": [2],
+        "rows": tensor(0),
+    }
+    return draft_pb2.RoundRequest(**columns | changes)
 
 
 class Client:
@@ -95,7 +111,7 @@ async def test_a_hello_is_answered_then_seeds_and_rounds_are() -> None:
         client = Client(draft_pb2_grpc.DraftServiceStub(channel))
         client.outbox.put_nowait(hello())
         first = await client.read()
-        assert (first.round, first.incarnation, len(first.blocks)) == (0, 5, 0)
+        assert (first.round, first.incarnation, len(first.sessions)) == (0, 5, 0)
         seeded = await client.seed(
             opening(),
             draft_pb2.SeedRequest(rows_start=0, rows=tensor(2)),
@@ -103,24 +119,12 @@ async def test_a_hello_is_answered_then_seeds_and_rounds_are() -> None:
         )
         assert (seeded.status, seeded.cached_rows) == (draft_pb2.DRAFT_STATUS_OK, 5)
         client.outbox.put_nowait(
-            draft_pb2.RoundRequest(
-                round=9,
-                sessions=[
-                    draft_pb2.SessionRound(
-                        session=1,
-                        base_length=6,
-                        anchor=1,
-                        rows_start=5,
-                        rows=tensor(1),
-                        max_tokens=2,
-                    )
-                ],
-            )
+            asking(round=9, base_lengths=[6], rows_starts=[5], num_rows=[1], rows=tensor(1))
         )
         reply = await client.read()
         assert (reply.round, reply.incarnation, reply.draining) == (9, 5, False)
-        (block,) = reply.blocks
-        assert (block.base_length, len(block.tokens), len(block.confidences)) == (6, 2, 2)
+        assert (reply.sessions, reply.base_lengths, reply.num_tokens) == ([1], [6], [2])
+        assert (len(reply.tokens), len(reply.confidences)) == (2, 2)
         client.call.cancel()
 
 
@@ -194,12 +198,16 @@ async def test_malformed_messages_are_invalid_and_the_drafter_lives_on() -> None
         with pytest.raises(grpc.aio.AioRpcError, match="temperature -1") as refusal:
             await client.seed(opening(temperature=-1.0))
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        client.outbox.put_nowait(
-            draft_pb2.RoundRequest(round=1, sessions=[draft_pb2.SessionRound(rows=bad)])
-        )
-        with pytest.raises(grpc.aio.AioRpcError, match="needs 16 bytes, not 3") as refusal:
-            await client.read()
-        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        for message, problem in (
+            (asking(rows=bad), "needs 16 bytes, not 3"),
+            (asking(num_rows=[2], rows=tensor(1)), r"rows of shape \(1, 1\) for 2 rows"),
+            (asking(anchors=[1, 2]), "1 sessions with columns of"),
+        ):
+            client = await Client(draft_pb2_grpc.DraftServiceStub(channel)).greet()
+            client.outbox.put_nowait(message)
+            with pytest.raises(grpc.aio.AioRpcError, match=problem) as refusal:
+                await client.read()
+            assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         again = await Client(draft_pb2_grpc.DraftServiceStub(channel)).greet()
         again.call.cancel()
 
@@ -208,8 +216,7 @@ async def test_an_anchor_outside_the_vocabulary_is_invalid_and_kills_nobody_else
     async with served() as drafter, open_channel(drafter.replica.address) as channel:
         stub: draft_pb2_grpc.DraftServiceAsyncStub = draft_pb2_grpc.DraftServiceStub(channel)
         client = await Client(stub).greet()
-        anchored = draft_pb2.SessionRound(session=1, anchor=1_000_000, rows=tensor(0))
-        client.outbox.put_nowait(draft_pb2.RoundRequest(round=1, sessions=[anchored]))
+        client.outbox.put_nowait(asking(anchors=[1_000_000]))
         with pytest.raises(grpc.aio.AioRpcError, match="anchor 1000000 is not one of") as refusal:
             await client.read()
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT

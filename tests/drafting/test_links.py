@@ -125,7 +125,15 @@ async def test_a_broken_stream_is_a_loss_and_a_new_connection_follows() -> None:
         await it.hears(Seeded)
         # Rows that no drafter can read: it ends the stream.
         bad = common_pb2.Tensor(dtype=common_pb2.ELEMENT_TYPE_FLOAT32, shape=[1], data=b"")
-        message = draft_pb2.RoundRequest(sessions=[draft_pb2.SessionRound(rows=bad)])
+        message = draft_pb2.RoundRequest(
+            sessions=[1],
+            base_lengths=[1],
+            anchors=[1],
+            rows_starts=[0],
+            num_rows=[1],
+            max_tokens=[1],
+            rows=bad,
+        )
         it.links._links[D1].outbox.put_nowait(message)
         assert (await it.hears(Lost)).incarnation == 5
         assert (await it.hears(Connected)).incarnation == 5

@@ -226,16 +226,25 @@ fleets = st.builds(
     ).map(tuple),
     pools=st.lists(pools, max_size=2).map(tuple),
 )
-parts = st.builds(
-    SessionRound,
-    session=u64.map(SessionId),
-    base_length=u32,
-    anchor=u32,
-    rows_start=u32,
-    rows=tensors(2),
-    max_tokens=u32,
-    opens=st.none() | samplings,
-)
+
+
+def parts(kind: type[np.generic], hidden: int) -> st.SearchStrategy[SessionRound]:
+    """Sessions of one round: their rows are of one type and width."""
+    return st.builds(
+        SessionRound,
+        session=u64.map(SessionId),
+        base_length=u32,
+        anchor=u32,
+        rows_start=u32,
+        rows=st.integers(0, 4).flatmap(lambda count: arrays.arrays(kind, (count, hidden))),
+        max_tokens=u32,
+        opens=st.none() | samplings,
+    )
+
+
+sessions_of_a_round = st.tuples(
+    st.sampled_from([np.float32, np.float16, np.uint16]), st.integers(1, 4)
+).flatmap(lambda kind: st.lists(parts(*kind), max_size=3))
 blocks = st.integers(0, 4).flatmap(
     lambda count: st.builds(
         DraftBlock,
@@ -333,7 +342,7 @@ def test_a_judged_draft_and_one_whose_confidences_are_missing() -> None:
 
 
 @QUICK
-@given(st.lists(parts, max_size=3), st.lists(u64, max_size=3), u64)
+@given(sessions_of_a_round, st.lists(u64, max_size=3), u64)
 def test_a_round(sessions: list[SessionRound], released: list[int], number: int) -> None:
     sent = Round(
         number=number, sessions=sessions, released=tuple(SessionId(session) for session in released)
@@ -409,9 +418,13 @@ def test_unknown_enum_values_are_refused() -> None:
 
 def test_a_block_with_more_tokens_than_confidences_is_refused() -> None:
     message = draft_pb2.RoundResponse(
-        blocks=[draft_pb2.DraftBlock(status=draft_pb2.DRAFT_STATUS_OK, tokens=[1, 2])]
+        sessions=[1],
+        base_lengths=[4],
+        statuses=[draft_pb2.DRAFT_STATUS_OK],
+        num_tokens=[2],
+        tokens=[1, 2],
     )
-    with pytest.raises(ValueError, match="2 tokens but 0 confidences"):
+    with pytest.raises(ValueError, match="2 tokens in all, but 2 tokens and 0 confidences"):
         reply_from_wire(message)
 
 

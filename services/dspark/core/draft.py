@@ -41,7 +41,7 @@ class SessionRound(NamedTuple):
         base_length: Committed tokens before the anchor; the anchor's position.
         anchor: The last committed token.
         rows_start: Position of the first of ``rows``.
-        rows: New context rows [n, hidden]; n may be 0.
+        rows: New context rows [n, hidden]; n may be 0; of one type and width in a round.
         max_tokens: Draft at most this many, 0..gamma; 0 absorbs the rows only.
         opens: Set where this round begins the session, whose rows then start at 0.
     """
@@ -126,9 +126,10 @@ class RoundReply:
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftRequest:
+class DraftRequest(NamedTuple):
     """What a block drafter is asked for one session.
+
+    A tuple, as `SessionRound` is.
 
     Attributes:
         key: The session, unique over all verifiers of this drafter.

@@ -10,7 +10,7 @@ from dspark.config.model import ModelSettings
 from dspark.core.fleet import Compatibility
 from dspark.model.pair import PairIdentity
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of the protocol's semantics; see common.proto."""
 
 

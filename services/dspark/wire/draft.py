@@ -1,5 +1,7 @@
 """Rounds, replies and draft blocks <-> wire."""
 
+from itertools import accumulate, chain, pairwise
+
 import numpy as np
 
 from dspark.core.draft import (
@@ -8,10 +10,12 @@ from dspark.core.draft import (
     JudgedDraft,
     Round,
     RoundReply,
+    Rows,
     SessionRound,
 )
 from dspark.core.draft_laws import DraftLaws
 from dspark.core.ids import Incarnation, SessionId
+from dspark.core.sampling import Sampling
 from dspark.wire.sampling import sampling_from_wire, sampling_to_wire
 from dspark.wire.tensor import tensor_from_wire, tensor_to_wire
 from dspark.wire.v1 import draft_pb2, verify_pb2
@@ -37,60 +41,93 @@ def status_from_wire(status: "draft_pb2.DraftStatus.ValueType") -> DraftStatus:
 
 
 def round_to_wire(round_: Round) -> draft_pb2.RoundRequest:
-    """Convert for sending."""
-    return draft_pb2.RoundRequest(
+    """Convert for sending: one column for each field, one tensor for all rows."""
+    sessions = round_.sessions
+    message = draft_pb2.RoundRequest(
         round=round_.number,
-        sessions=[
-            draft_pb2.SessionRound(
-                session=part.session,
-                base_length=part.base_length,
-                anchor=part.anchor,
-                rows_start=part.rows_start,
-                rows=tensor_to_wire(part.rows),
-                max_tokens=part.max_tokens,
-                opens=None if part.opens is None else sampling_to_wire(part.opens),
-            )
-            for part in round_.sessions
+        sessions=[part.session for part in sessions],
+        base_lengths=[part.base_length for part in sessions],
+        anchors=[part.anchor for part in sessions],
+        rows_starts=[part.rows_start for part in sessions],
+        num_rows=[len(part.rows) for part in sessions],
+        max_tokens=[part.max_tokens for part in sessions],
+        openings=[
+            draft_pb2.RoundRequest.Opening(index=index, sampling=sampling_to_wire(part.opens))
+            for index, part in enumerate(sessions)
+            if part.opens is not None
         ],
         released=round_.released,
     )
+    if sessions:
+        rows = [part.rows for part in sessions]
+        message.rows.CopyFrom(tensor_to_wire(rows[0] if len(rows) == 1 else np.concatenate(rows)))
+    return message
 
 
 def round_from_wire(message: draft_pb2.RoundRequest) -> Round:
-    """Convert; raise ValueError on a malformed tensor or sampling."""
+    """Convert; every session's rows are a view of the message's bytes.
+
+    Raises:
+        ValueError: Columns of unequal length, or a malformed tensor or sampling.
+    """
+    count = len(message.sessions)
+    columns = (
+        message.base_lengths, message.anchors, message.rows_starts, message.num_rows,
+        message.max_tokens,
+    )  # fmt: skip
+    if any(len(column) != count for column in columns):
+        raise ValueError(f"{count} sessions with columns of {[len(each) for each in columns]}")
+    opens: list[Sampling | None] = [None] * count
+    for opening in message.openings:
+        if opening.index >= count:
+            raise ValueError(f"an opening of session {opening.index} of {count}")
+        opens[opening.index] = sampling_from_wire(opening.sampling)
+    rows = _split(message, count)
     return Round(
         number=message.round,
         sessions=tuple(
-            SessionRound(
-                session=SessionId(part.session),
-                base_length=part.base_length,
-                anchor=part.anchor,
-                rows_start=part.rows_start,
-                rows=tensor_from_wire(part.rows),
-                max_tokens=part.max_tokens,
-                opens=sampling_from_wire(part.opens) if part.HasField("opens") else None,
+            map(
+                SessionRound,
+                map(SessionId, message.sessions),
+                message.base_lengths,
+                message.anchors,
+                message.rows_starts,
+                rows,
+                message.max_tokens,
+                opens,
             )
-            for part in message.sessions
         ),
-        released=tuple(SessionId(session) for session in message.released),
+        released=tuple(map(SessionId, message.released)),
     )
 
 
+def _split(message: draft_pb2.RoundRequest, count: int) -> list[Rows]:
+    """Return each session's rows [n, hidden]."""
+    if count == 0:
+        return []
+    rows = tensor_from_wire(message.rows)
+    stops = list(accumulate(message.num_rows))
+    if rows.ndim != 2 or len(rows) != stops[-1]:
+        raise ValueError(f"rows of shape {rows.shape} for {stops[-1]} rows of {count} sessions")
+    return [rows[start:stop] for start, stop in pairwise((0, *stops))]
+
+
 def reply_to_wire(reply: RoundReply) -> draft_pb2.RoundResponse:
-    """Convert for sending."""
+    """Convert for sending: one column for each field."""
+    blocks = reply.blocks
     return draft_pb2.RoundResponse(
         round=reply.number,
         incarnation=reply.incarnation,
-        blocks=[
-            draft_pb2.DraftBlock(
-                session=block.session,
-                base_length=block.base_length,
-                status=_STATUS_TO_WIRE[block.status],
-                tokens=block.tokens,
-                confidences=block.confidences,
-                laws=None if block.laws is None else _laws_to_wire(block.laws),
-            )
-            for block in reply.blocks
+        sessions=[block.session for block in blocks],
+        base_lengths=[block.base_length for block in blocks],
+        statuses=[_STATUS_TO_WIRE[block.status] for block in blocks],
+        num_tokens=[len(block.tokens) for block in blocks],
+        tokens=list(chain.from_iterable([block.tokens for block in blocks])),
+        confidences=list(chain.from_iterable([block.confidences for block in blocks])),
+        laws=[
+            draft_pb2.RoundResponse.BlockLaws(index=index, laws=_laws_to_wire(block.laws))
+            for index, block in enumerate(blocks)
+            if block.laws is not None
         ],
         draft_seconds=reply.draft_s,
         queue_seconds=reply.queue_s,
@@ -99,20 +136,44 @@ def reply_to_wire(reply: RoundReply) -> draft_pb2.RoundResponse:
 
 
 def reply_from_wire(message: draft_pb2.RoundResponse) -> RoundReply:
-    """Convert; raise ValueError on an unknown status, unequal lengths or malformed laws."""
+    """Convert; raise ValueError on an unknown status, unequal columns or malformed laws."""
+    count = len(message.sessions)
+    columns = (message.base_lengths, message.statuses, message.num_tokens)
+    if any(len(column) != count for column in columns):
+        raise ValueError(f"{count} blocks with columns of {[len(each) for each in columns]}")
+    tokens, confidences = tuple(message.tokens), tuple(message.confidences)
+    stops = list(accumulate(message.num_tokens, initial=0))
+    if not stops[-1] == len(tokens) == len(confidences):
+        raise ValueError(
+            f"blocks of {stops[-1]} tokens in all, but {len(tokens)} tokens "
+            f"and {len(confidences)} confidences"
+        )
+    laws: dict[int, DraftLaws] = {}
+    for each in message.laws:
+        if each.index >= count:
+            raise ValueError(f"laws of block {each.index} of {count}")
+        laws[each.index] = _laws_from_wire(each.laws)
     return RoundReply(
         number=message.round,
         incarnation=Incarnation(message.incarnation),
         blocks=tuple(
             DraftBlock(
-                session=SessionId(block.session),
-                base_length=block.base_length,
-                status=status_from_wire(block.status),
-                tokens=tuple(block.tokens),
-                confidences=tuple(block.confidences),
-                laws=_laws_from_wire(block.laws) if block.HasField("laws") else None,
+                session=SessionId(session),
+                base_length=base_length,
+                status=status_from_wire(status),
+                tokens=tokens[start:stop],
+                confidences=confidences[start:stop],
+                laws=laws.get(index),
             )
-            for block in message.blocks
+            for index, (session, base_length, status, (start, stop)) in enumerate(
+                zip(
+                    message.sessions,
+                    message.base_lengths,
+                    message.statuses,
+                    pairwise(stops),
+                    strict=True,
+                )
+            )
         ),
         draft_s=message.draft_seconds,
         queue_s=message.queue_seconds,

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from dspark.wire.v1 import common_pb2 as dspark_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64spark/wire/v1/draft.proto\x12\x0e\x64spark.wire.v1\x1a\x1b\x64spark/wire/v1/common.proto\"\xd8\x01\n\x0cRoundRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".dspark.wire.v1.RoundRequest.Hello\x12\r\n\x05round\x18\x02 \x01(\x04\x12.\n\x08sessions\x18\x03 \x03(\x0b\x32\x1c.dspark.wire.v1.SessionRound\x12\x10\n\x08released\x18\x04 \x03(\x04\x1a\x44\n\x05Hello\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x15\n\rprojection_id\x18\x03 \x01(\t\"\xbb\x01\n\x0cSessionRound\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x0e\n\x06\x61nchor\x18\x03 \x01(\r\x12\x12\n\nrows_start\x18\x04 \x01(\r\x12$\n\x04rows\x18\x05 \x01(\x0b\x32\x16.dspark.wire.v1.Tensor\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\'\n\x05opens\x18\x07 \x01(\x0b\x32\x18.dspark.wire.v1.Sampling\"\x9f\x01\n\rRoundResponse\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12*\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1a.dspark.wire.v1.DraftBlock\x12\x15\n\rdraft_seconds\x18\x04 \x01(\x02\x12\x15\n\rqueue_seconds\x18\x05 \x01(\x02\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\"\xad\x01\n\nDraftBlock\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12+\n\x06status\x18\x03 \x01(\x0e\x32\x1b.dspark.wire.v1.DraftStatus\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x05 \x03(\x02\x12\'\n\x04laws\x18\x06 \x01(\x0b\x32\x19.dspark.wire.v1.DraftLaws\"Q\n\tDraftLaws\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\'\n\x07weights\x18\x03 \x01(\x0b\x32\x16.dspark.wire.v1.Tensor\"\xfa\x01\n\x0bSeedRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32 .dspark.wire.v1.SeedRequest.Open\x12\x12\n\nrows_start\x18\x02 \x01(\r\x12$\n\x04rows\x18\x03 \x01(\x0b\x32\x16.dspark.wire.v1.Tensor\x1a\x80\x01\n\x04Open\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x15\n\rprojection_id\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\x04\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.dspark.wire.v1.Sampling\"e\n\x0cSeedResponse\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.dspark.wire.v1.DraftStatus\x12\x13\n\x0b\x63\x61\x63hed_rows\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04*t\n\x0b\x44raftStatus\x12\x1c\n\x18\x44RAFT_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44RAFT_STATUS_OK\x10\x01\x12\x1b\n\x17\x44RAFT_STATUS_NOT_SEEDED\x10\x02\x12\x15\n\x11\x44RAFT_STATUS_FULL\x10\x03\x32\xf0\x01\n\x0c\x44raftService\x12P\n\tHandshake\x12 .dspark.wire.v1.HandshakeRequest\x1a!.dspark.wire.v1.HandshakeResponse\x12I\n\x06Rounds\x12\x1c.dspark.wire.v1.RoundRequest\x1a\x1d.dspark.wire.v1.RoundResponse(\x01\x30\x01\x12\x43\n\x04Seed\x12\x1b.dspark.wire.v1.SeedRequest\x1a\x1c.dspark.wire.v1.SeedResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64spark/wire/v1/draft.proto\x12\x0e\x64spark.wire.v1\x1a\x1b\x64spark/wire/v1/common.proto\"\xc0\x03\n\x0cRoundRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".dspark.wire.v1.RoundRequest.Hello\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x10\n\x08sessions\x18\x03 \x03(\x04\x12\x14\n\x0c\x62\x61se_lengths\x18\x04 \x03(\r\x12\x0f\n\x07\x61nchors\x18\x05 \x03(\r\x12\x13\n\x0brows_starts\x18\x06 \x03(\r\x12\x10\n\x08num_rows\x18\x07 \x03(\r\x12\x12\n\nmax_tokens\x18\x08 \x03(\r\x12$\n\x04rows\x18\t \x01(\x0b\x32\x16.dspark.wire.v1.Tensor\x12\x36\n\x08openings\x18\n \x03(\x0b\x32$.dspark.wire.v1.RoundRequest.Opening\x12\x10\n\x08released\x18\x0b \x03(\x04\x1a\x44\n\x05Hello\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x15\n\rprojection_id\x18\x03 \x01(\t\x1a\x44\n\x07Opening\x12\r\n\x05index\x18\x01 \x01(\r\x12*\n\x08sampling\x18\x02 \x01(\x0b\x32\x18.dspark.wire.v1.Sampling\"\xff\x02\n\rRoundResponse\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sessions\x18\x03 \x03(\x04\x12\x14\n\x0c\x62\x61se_lengths\x18\x04 \x03(\r\x12-\n\x08statuses\x18\x05 \x03(\x0e\x32\x1b.dspark.wire.v1.DraftStatus\x12\x12\n\nnum_tokens\x18\x06 \x03(\r\x12\x0e\n\x06tokens\x18\x07 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x08 \x03(\x02\x12\x35\n\x04laws\x18\t \x03(\x0b\x32\'.dspark.wire.v1.RoundResponse.BlockLaws\x12\x15\n\rdraft_seconds\x18\n \x01(\x02\x12\x15\n\rqueue_seconds\x18\x0b \x01(\x02\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x1a\x43\n\tBlockLaws\x12\r\n\x05index\x18\x01 \x01(\r\x12\'\n\x04laws\x18\x02 \x01(\x0b\x32\x19.dspark.wire.v1.DraftLaws\"Q\n\tDraftLaws\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\'\n\x07weights\x18\x03 \x01(\x0b\x32\x16.dspark.wire.v1.Tensor\"\xfa\x01\n\x0bSeedRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32 .dspark.wire.v1.SeedRequest.Open\x12\x12\n\nrows_start\x18\x02 \x01(\r\x12$\n\x04rows\x18\x03 \x01(\x0b\x32\x16.dspark.wire.v1.Tensor\x1a\x80\x01\n\x04Open\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x15\n\rprojection_id\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\x04\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x18.dspark.wire.v1.Sampling\"e\n\x0cSeedResponse\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.dspark.wire.v1.DraftStatus\x12\x13\n\x0b\x63\x61\x63hed_rows\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04*t\n\x0b\x44raftStatus\x12\x1c\n\x18\x44RAFT_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44RAFT_STATUS_OK\x10\x01\x12\x1b\n\x17\x44RAFT_STATUS_NOT_SEEDED\x10\x02\x12\x15\n\x11\x44RAFT_STATUS_FULL\x10\x03\x32\xf0\x01\n\x0c\x44raftService\x12P\n\tHandshake\x12 .dspark.wire.v1.HandshakeRequest\x1a!.dspark.wire.v1.HandshakeResponse\x12I\n\x06Rounds\x12\x1c.dspark.wire.v1.RoundRequest\x1a\x1d.dspark.wire.v1.RoundResponse(\x01\x30\x01\x12\x43\n\x04Seed\x12\x1b.dspark.wire.v1.SeedRequest\x1a\x1c.dspark.wire.v1.SeedResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dspark.wire.v1.draft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DRAFTSTATUS']._serialized_start=1261
-  _globals['_DRAFTSTATUS']._serialized_end=1377
+  _globals['_DRAFTSTATUS']._serialized_start=1351
+  _globals['_DRAFTSTATUS']._serialized_end=1467
   _globals['_ROUNDREQUEST']._serialized_start=76
-  _globals['_ROUNDREQUEST']._serialized_end=292
-  _globals['_ROUNDREQUEST_HELLO']._serialized_start=224
-  _globals['_ROUNDREQUEST_HELLO']._serialized_end=292
-  _globals['_SESSIONROUND']._serialized_start=295
-  _globals['_SESSIONROUND']._serialized_end=482
-  _globals['_ROUNDRESPONSE']._serialized_start=485
-  _globals['_ROUNDRESPONSE']._serialized_end=644
-  _globals['_DRAFTBLOCK']._serialized_start=647
-  _globals['_DRAFTBLOCK']._serialized_end=820
-  _globals['_DRAFTLAWS']._serialized_start=822
-  _globals['_DRAFTLAWS']._serialized_end=903
-  _globals['_SEEDREQUEST']._serialized_start=906
-  _globals['_SEEDREQUEST']._serialized_end=1156
-  _globals['_SEEDREQUEST_OPEN']._serialized_start=1028
-  _globals['_SEEDREQUEST_OPEN']._serialized_end=1156
-  _globals['_SEEDRESPONSE']._serialized_start=1158
-  _globals['_SEEDRESPONSE']._serialized_end=1259
-  _globals['_DRAFTSERVICE']._serialized_start=1380
-  _globals['_DRAFTSERVICE']._serialized_end=1620
+  _globals['_ROUNDREQUEST']._serialized_end=524
+  _globals['_ROUNDREQUEST_HELLO']._serialized_start=386
+  _globals['_ROUNDREQUEST_HELLO']._serialized_end=454
+  _globals['_ROUNDREQUEST_OPENING']._serialized_start=456
+  _globals['_ROUNDREQUEST_OPENING']._serialized_end=524
+  _globals['_ROUNDRESPONSE']._serialized_start=527
+  _globals['_ROUNDRESPONSE']._serialized_end=910
+  _globals['_ROUNDRESPONSE_BLOCKLAWS']._serialized_start=843
+  _globals['_ROUNDRESPONSE_BLOCKLAWS']._serialized_end=910
+  _globals['_DRAFTLAWS']._serialized_start=912
+  _globals['_DRAFTLAWS']._serialized_end=993
+  _globals['_SEEDREQUEST']._serialized_start=996
+  _globals['_SEEDREQUEST']._serialized_end=1246
+  _globals['_SEEDREQUEST_OPEN']._serialized_start=1118
+  _globals['_SEEDREQUEST_OPEN']._serialized_end=1246
+  _globals['_SEEDRESPONSE']._serialized_start=1248
+  _globals['_SEEDRESPONSE']._serialized_end=1349
+  _globals['_DRAFTSERVICE']._serialized_start=1470
+  _globals['_DRAFTSERVICE']._serialized_end=1710
 # @@protoc_insertion_point(module_scope)

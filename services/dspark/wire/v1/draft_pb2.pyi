@@ -55,6 +55,11 @@ Global___DraftStatus: _TypeAlias = DraftStatus  # noqa: Y015
 
 @_typing.final
 class RoundRequest(_message.Message):
+    """Sessions are columns: entry i of each repeated field is session i's.  One
+    message holds all of a step's sessions, and columns are packed and read at
+    once where a message for each would be built and taken apart one by one.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -80,9 +85,43 @@ class RoundRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Opening(_message.Message):
+        """This round begins the session (replacing any older state of it), and its
+        rows start at 0.  So a short prompt needs no seeding, and its first step has
+        a draft.  Where there is no room, the answer is DRAFT_STATUS_FULL.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        SAMPLING_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Its place in the columns."""
+        @_builtins.property
+        def sampling(self) -> _common_pb2.Sampling: ...
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            sampling: _common_pb2.Sampling | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "sampling", b"sampling"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HELLO_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
+    BASE_LENGTHS_FIELD_NUMBER: _builtins.int
+    ANCHORS_FIELD_NUMBER: _builtins.int
+    ROWS_STARTS_FIELD_NUMBER: _builtins.int
+    NUM_ROWS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    OPENINGS_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Grows by one a request; echoed."""
@@ -91,7 +130,37 @@ class RoundRequest(_message.Message):
         """First message of the stream only."""
 
     @_builtins.property
-    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRound]: ...
+    def sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Unique within the verifier incarnation, never used again."""
+
+    @_builtins.property
+    def base_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Committed tokens before the anchor."""
+
+    @_builtins.property
+    def anchors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The last committed token: position base_length."""
+
+    @_builtins.property
+    def rows_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Position of the first new row."""
+
+    @_builtins.property
+    def num_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """New rows; may be 0."""
+
+    @_builtins.property
+    def max_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Draft at most this many tokens (1 .. block size); 0: absorb the rows only."""
+
+    @_builtins.property
+    def rows(self) -> _common_pb2.Tensor:
+        """All new rows [sum of num_rows, hidden], one session's after the other's."""
+
+    @_builtins.property
+    def openings(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundRequest.Opening]:
+        """Of the sessions that this round begins."""
+
     @_builtins.property
     def released(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sessions that ended: their state is freed."""
@@ -101,75 +170,61 @@ class RoundRequest(_message.Message):
         *,
         hello: Global___RoundRequest.Hello | None = ...,
         round: _builtins.int = ...,
-        sessions: _abc.Iterable[Global___SessionRound] | None = ...,
+        sessions: _abc.Iterable[_builtins.int] | None = ...,
+        base_lengths: _abc.Iterable[_builtins.int] | None = ...,
+        anchors: _abc.Iterable[_builtins.int] | None = ...,
+        rows_starts: _abc.Iterable[_builtins.int] | None = ...,
+        num_rows: _abc.Iterable[_builtins.int] | None = ...,
+        max_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        rows: _common_pb2.Tensor | None = ...,
+        openings: _abc.Iterable[Global___RoundRequest.Opening] | None = ...,
         released: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "rows", b"rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "released", b"released", "round", b"round", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "base_lengths", b"base_lengths", "hello", b"hello", "max_tokens", b"max_tokens", "num_rows", b"num_rows", "openings", b"openings", "released", b"released", "round", b"round", "rows", b"rows", "rows_starts", b"rows_starts", "sessions", b"sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoundRequest: _TypeAlias = RoundRequest  # noqa: Y015
 
 @_typing.final
-class SessionRound(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SESSION_FIELD_NUMBER: _builtins.int
-    BASE_LENGTH_FIELD_NUMBER: _builtins.int
-    ANCHOR_FIELD_NUMBER: _builtins.int
-    ROWS_START_FIELD_NUMBER: _builtins.int
-    ROWS_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
-    OPENS_FIELD_NUMBER: _builtins.int
-    session: _builtins.int
-    """Unique within the verifier incarnation, never used again."""
-    base_length: _builtins.int
-    """Committed tokens before the anchor."""
-    anchor: _builtins.int
-    """The last committed token: position base_length."""
-    rows_start: _builtins.int
-    """Position of the first row below."""
-    max_tokens: _builtins.int
-    """Draft at most this many tokens (1 .. block size); 0: absorb the rows only."""
-    @_builtins.property
-    def rows(self) -> _common_pb2.Tensor:
-        """New rows [n, hidden]; n may be 0."""
-
-    @_builtins.property
-    def opens(self) -> _common_pb2.Sampling:
-        """Set: this round begins the session (replacing any older state of it), and
-        its rows start at 0.  So a short prompt needs no seeding, and its first step
-        has a draft.  Where there is no room, the answer is DRAFT_STATUS_FULL.
-        """
-
-    def __init__(
-        self,
-        *,
-        session: _builtins.int = ...,
-        base_length: _builtins.int = ...,
-        anchor: _builtins.int = ...,
-        rows_start: _builtins.int = ...,
-        rows: _common_pb2.Tensor | None = ...,
-        max_tokens: _builtins.int = ...,
-        opens: _common_pb2.Sampling | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["opens", b"opens", "rows", b"rows"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "base_length", b"base_length", "max_tokens", b"max_tokens", "opens", b"opens", "rows", b"rows", "rows_start", b"rows_start", "session", b"session"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SessionRound: _TypeAlias = SessionRound  # noqa: Y015
-
-@_typing.final
 class RoundResponse(_message.Message):
+    """Columns, as in the request."""
+
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BlockLaws(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        LAWS_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """The block's place in the columns."""
+        @_builtins.property
+        def laws(self) -> Global___DraftLaws: ...
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            laws: Global___DraftLaws | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["laws", b"laws"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "laws", b"laws"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ROUND_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
-    BLOCKS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    BASE_LENGTHS_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CONFIDENCES_FIELD_NUMBER: _builtins.int
+    LAWS_FIELD_NUMBER: _builtins.int
     DRAFT_SECONDS_FIELD_NUMBER: _builtins.int
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
@@ -183,70 +238,54 @@ class RoundResponse(_message.Message):
     draining: _builtins.bool
     """The drafter is going away: sessions should move."""
     @_builtins.property
-    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DraftBlock]: ...
-    def __init__(
-        self,
-        *,
-        round: _builtins.int = ...,
-        incarnation: _builtins.int = ...,
-        blocks: _abc.Iterable[Global___DraftBlock] | None = ...,
-        draft_seconds: _builtins.float = ...,
-        queue_seconds: _builtins.float = ...,
-        draining: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "draft_seconds", b"draft_seconds", "draining", b"draining", "incarnation", b"incarnation", "queue_seconds", b"queue_seconds", "round", b"round"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    def sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def base_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Echo of the request: the fence."""
 
-Global___RoundResponse: _TypeAlias = RoundResponse  # noqa: Y015
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___DraftStatus.ValueType]: ...
+    @_builtins.property
+    def num_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each block; 0 where the status is not OK."""
 
-@_typing.final
-class DraftBlock(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SESSION_FIELD_NUMBER: _builtins.int
-    BASE_LENGTH_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
-    CONFIDENCES_FIELD_NUMBER: _builtins.int
-    LAWS_FIELD_NUMBER: _builtins.int
-    session: _builtins.int
-    base_length: _builtins.int
-    """Echo of the request: the fence."""
-    status: Global___DraftStatus.ValueType
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """x_1 .. x_n."""
+        """x_1 .. x_n, one block's after the other's."""
 
     @_builtins.property
     def confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Calibrated chance that x_k is accepted given that x_1 .. x_{k-1} were."""
 
     @_builtins.property
-    def laws(self) -> Global___DraftLaws:
-        """What the tokens were drawn from: set in rejection mode, and then for every
-        token, or the block is dropped as malformed.
+    def laws(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundResponse.BlockLaws]:
+        """What the tokens were drawn from: set for a block in rejection mode, and then
+        for every token of it, or the response is dropped as malformed.
         """
 
     def __init__(
         self,
         *,
-        session: _builtins.int = ...,
-        base_length: _builtins.int = ...,
-        status: Global___DraftStatus.ValueType = ...,
+        round: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
+        sessions: _abc.Iterable[_builtins.int] | None = ...,
+        base_lengths: _abc.Iterable[_builtins.int] | None = ...,
+        statuses: _abc.Iterable[Global___DraftStatus.ValueType] | None = ...,
+        num_tokens: _abc.Iterable[_builtins.int] | None = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         confidences: _abc.Iterable[_builtins.float] | None = ...,
-        laws: Global___DraftLaws | None = ...,
+        laws: _abc.Iterable[Global___RoundResponse.BlockLaws] | None = ...,
+        draft_seconds: _builtins.float = ...,
+        queue_seconds: _builtins.float = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["laws", b"laws"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "confidences", b"confidences", "laws", b"laws", "session", b"session", "status", b"status", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_lengths", b"base_lengths", "confidences", b"confidences", "draft_seconds", b"draft_seconds", "draining", b"draining", "incarnation", b"incarnation", "laws", b"laws", "num_tokens", b"num_tokens", "queue_seconds", b"queue_seconds", "round", b"round", "sessions", b"sessions", "statuses", b"statuses", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DraftBlock: _TypeAlias = DraftBlock  # noqa: Y015
+Global___RoundResponse: _TypeAlias = RoundResponse  # noqa: Y015
 
 @_typing.final
 class DraftLaws(_message.Message):
