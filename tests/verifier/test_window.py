@@ -1,6 +1,9 @@
 from dataclasses import fields
+from functools import partial
 
+from dspark.core.fleet import ReplicaState
 from dspark.core.generation import Generation
+from dspark.core.ids import Incarnation, ReplicaName
 from dspark.core.sampling import Sampling
 from dspark.telemetry.metrics import REGISTRY
 from dspark.verifier.budget_cell import FixedBudget
@@ -36,6 +39,19 @@ def test_every_sum_is_folded_in() -> None:
     window.step(sums=Sums(**numbers), survivals=[])
     taken, _, _ = window.take(1.0)
     assert {name: getattr(taken, name) for name in numbers} == numbers
+
+
+def test_a_report_is_of_the_steps_since_the_last_one() -> None:
+    window = LoadWindow(0.0)
+    sums = Sums(steps=2, step_s=0.5, schedule_s=0.125, session_steps=4, context_tokens=100)
+    window.step(sums=sums, survivals=[(0.5,)])
+    report_of = partial(window.report, replica=ReplicaName("v"), incarnation=Incarnation(1))
+    report = report_of([("greedy", ((0.5, 0.25), 2, 1))], state=ReplicaState.READY, now_s=2.0)
+    assert (report.steps, report.schedule_s, report.window_s) == (2, 0.125, 2.0)
+    assert (report.busy_share, report.mean_context_tokens) == (0.25, 25.0)
+    assert report.survivals == ((0.5,),)
+    assert (report.judged_by_position, report.accepted_by_position) == ((1, 1), (1, 0))
+    assert report_of(state=ReplicaState.READY, now_s=2.0).busy_share == 0.0
 
 
 def test_only_the_newest_survivals_are_kept() -> None:

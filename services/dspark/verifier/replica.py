@@ -14,7 +14,6 @@ from dspark.core.curve import Curve
 from dspark.core.draft import Rows
 from dspark.core.fleet import LoadReport, ReplicaState, Role
 from dspark.core.ids import Epoch, SessionId, Term
-from dspark.core.observed import by_position
 from dspark.core.pages import PageAllocator
 from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
@@ -253,7 +252,6 @@ class VerifierReplica:
         observed = engine.window.take_observed()
         if self._calibration is not None:
             self._calibration.update(observed)
-        judged, accepted, stated = by_position([seen for _, seen in observed])
         desk = engine.desk
         totals = {
             "rows": 0 if desk is None else desk.row_bytes,
@@ -280,6 +278,7 @@ class VerifierReplica:
         report = replace(
             report_load(
                 engine,
+                observed,
                 replica=self._host.name,
                 incarnation=self._host.incarnation,
                 state=self._host.state if engine.failure is None else ReplicaState.DRAINING,
@@ -289,9 +288,6 @@ class VerifierReplica:
             budget_term=Term(cell.term) or None,
             draft_outcomes=fates,
             wire_bytes=moved,
-            judged_by_position=judged,
-            accepted_by_position=accepted,
-            confidence_by_position=stated,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
         return report

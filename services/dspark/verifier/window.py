@@ -5,7 +5,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dspark.core.observed import Observation
+from dspark.core.fleet import LoadReport, ReplicaState
+from dspark.core.ids import Incarnation, ReplicaName
+from dspark.core.observed import Observation, by_position
 
 _MAX_SURVIVALS = 64
 _MAX_OBSERVED = 4096
@@ -90,3 +92,47 @@ class LoadWindow:
             self._survivals.clear()
             window_s, self._began_s = now_s - self._began_s, now_s
             return sums, survivals, window_s
+
+    def report(
+        self,
+        observed: Sequence[tuple[str, Observation]] = (),
+        *,
+        replica: ReplicaName,
+        incarnation: Incarnation,
+        state: ReplicaState,
+        now_s: float,
+    ) -> LoadReport:
+        """Take the window as a report of its steps alone: who is open and what is free is not here.
+
+        Args:
+            observed: What was taken of it before.
+            replica: The process.
+            incarnation: Of that process.
+            state: Of that process.
+            now_s: The window's clock.
+        """
+        sums, survivals, window_s = self.take(now_s)
+        judged, accepted, stated = by_position([seen for _, seen in observed])
+        return LoadReport(
+            replica=replica,
+            incarnation=incarnation,
+            state=state,
+            window_s=window_s,
+            busy_share=min(1.0, sums.step_s / max(1e-6, window_s)),
+            steps=sums.steps,
+            batch_tokens=sums.batch_tokens,
+            committed_tokens=sums.committed_tokens,
+            drafted_steps=sums.drafted_steps,
+            accepted_draft_tokens=sums.accepted_draft_tokens,
+            verified_draft_tokens=sums.verified_draft_tokens,
+            step_s=sums.step_s,
+            survivals=survivals,
+            prompt_tokens=sums.prompt_tokens,
+            session_steps=sums.session_steps,
+            mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
+            turn_s=sums.turn_s,
+            schedule_s=sums.schedule_s,
+            judged_by_position=judged,
+            accepted_by_position=accepted,
+            confidence_by_position=stated,
+        )

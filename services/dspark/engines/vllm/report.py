@@ -1,10 +1,11 @@
 """The load report of a vLLM replica: what its engine did since the last one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dspark.core.fleet import LoadReport, ReplicaState
 from dspark.core.ids import Epoch, Incarnation, ReplicaName, Term
-from dspark.core.observed import Observation, by_position
+from dspark.core.observed import Observation
 from dspark.core.refinement import StepCell
 from dspark.engines.vllm.notes import StepNote
 from dspark.engines.vllm.port import Capacity, Gauges
@@ -44,40 +45,19 @@ def report_load(
         moved: Bytes of the window by kind.
         cells: How live steps compare with the curve.
     """
-    sums, survivals, window_s = window.take(now_s)
-    judged, accepted, stated = by_position([seen for _, seen in observed])
     waiting = min(gauges.waiting, num_open)
     used = gauges.kv_usage if num_open else 0.0
-    return LoadReport(
-        replica=replica,
-        incarnation=incarnation,
-        state=state,
-        window_s=window_s,
+    return replace(
+        window.report(observed, replica=replica, incarnation=incarnation, state=state, now_s=now_s),
         active_sessions=num_open - waiting,
         waiting_sessions=waiting,
         free_pages=round((1 - used) * capacity.num_blocks),
         total_pages=capacity.num_blocks,
-        busy_share=min(1.0, sums.step_s / max(1e-6, window_s)),
-        steps=sums.steps,
-        batch_tokens=sums.batch_tokens,
-        committed_tokens=sums.committed_tokens,
-        drafted_steps=sums.drafted_steps,
-        accepted_draft_tokens=sums.accepted_draft_tokens,
-        verified_draft_tokens=sums.verified_draft_tokens,
-        step_s=sums.step_s,
-        survivals=survivals,
         budget_epoch=None if last is None or not last.epoch else Epoch(last.epoch),
         budget_term=None if last is None or not last.term else Term(last.term),
         draft_outcomes=fates,
         wire_bytes=moved,
-        prompt_tokens=sums.prompt_tokens,
-        session_steps=sums.session_steps,
-        mean_context_tokens=sums.context_tokens / max(1, sums.session_steps),
         draft_round_s=0.0 if last is None else last.round_trip_s,
         connected_drafters=0 if last is None else last.drafters,
         step_cells=cells,
-        turn_s=sums.turn_s,
-        judged_by_position=judged,
-        accepted_by_position=accepted,
-        confidence_by_position=stated,
     )
