@@ -38,6 +38,7 @@ from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
 from dspark.verifier.profile import profile_served
 from dspark.verifier.report import report_load
+from dspark.verifier.report_metrics import publish_report
 from dspark.verifier.service import VerifyService
 from dspark.verifier.spans import Carriers
 from dspark.verifier.target_port import Target
@@ -263,18 +264,7 @@ class VerifierReplica:
             cause: count - self._reported_outcomes.get(cause, 0)
             for cause, count in outcomes.items()
         }
-        for cause, count in fates.items():
-            metrics.DRAFT_REQUESTS.labels(self._settings.pool, cause).inc(count)
-        pages = engine.intake.pages
-        if engine.refinement is not None and engine.refinement.cells:
-            cells = engine.refinement.cells
-            error = sum(c.steps * abs(c.ratio - 1) for c in cells) / sum(c.steps for c in cells)
-            metrics.SPS_PROFILE_ERROR.labels(self._settings.pool).set(error)
-        metrics.BUDGET_EPOCH.labels(self._settings.pool).set(cell.epoch(now_s))
-        metrics.VLLM_KV_USAGE.labels(self._model.name).set(1 - pages.free_pages / pages.num_pages)
         moved = {kind: total - self._reported_bytes[kind] for kind, total in totals.items()}
-        for kind, count in moved.items():
-            metrics.DRAFT_CONTEXT_BYTES.labels(self._settings.pool, kind).inc(count)
         report = replace(
             report_load(
                 engine,
@@ -290,4 +280,5 @@ class VerifierReplica:
             wire_bytes=moved,
         )
         self._reported_bytes, self._reported_outcomes = totals, outcomes
+        publish_report(report, pool=self._settings.pool, model_name=self._model.name)
         return report

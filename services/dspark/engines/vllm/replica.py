@@ -39,6 +39,7 @@ from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
 from dspark.telemetry import metrics
 from dspark.verifier.calibration import CalibrationGauge
+from dspark.verifier.report_metrics import publish_report
 from dspark.verifier.service import VerifyService
 from dspark.verifier.window import LoadWindow
 from dspark.wire.v1 import verify_pb2_grpc
@@ -254,18 +255,10 @@ class VllmReplica:
             self._calibration.update(observed)
         last = self._ledger.last
         fates, moved = self._news(last)
-        pool = self._settings.pool
-        for cause, count in fates.items():
-            metrics.DRAFT_REQUESTS.labels(pool, cause).inc(count)
-        for kind, count in moved.items():
-            metrics.DRAFT_CONTEXT_BYTES.labels(pool, kind).inc(count)
         cells: tuple[StepCell, ...] = ()
         if self._refinement is not None:
             self._refinement.fold()
             cells = self._refinement.cells
-            if cells:
-                error = sum(c.steps * abs(c.ratio - 1) for c in cells) / sum(c.steps for c in cells)
-                metrics.SPS_PROFILE_ERROR.labels(pool).set(error)
         report = report_load(
             self._window,
             observed,
@@ -281,10 +274,7 @@ class VllmReplica:
             moved=moved,
             cells=cells,
         )
-        metrics.BUDGET_EPOCH.labels(pool).set(report.budget_epoch or 0)
-        metrics.VLLM_KV_USAGE.labels(self._model.name).set(
-            1 - report.free_pages / max(1, report.total_pages)
-        )
+        publish_report(report, pool=self._settings.pool, model_name=self._model.name)
         return report
 
     def _news(self, last: StepNote | None) -> tuple[dict[str, int], dict[str, int]]:
