@@ -11,7 +11,7 @@ from dspark.core.refinement import MAX_RATIO
 from dspark.core.sampling import Sampling
 from dspark.core.session import FinishReason
 from dspark.verifier.budget_cell import FixedBudget
-from dspark.verifier.engine import NeverFits, Overloaded
+from dspark.verifier.refusals import NeverFits, Overloaded
 from tests.fakes import FakeDrafter, continuation
 from tests.fleet_examples import a_curve
 from tests.verifier.harness import GAMMA, Collected, System, running

@@ -36,6 +36,7 @@ from dspark.verifier.events import (
 from dspark.verifier.guard import Guard
 from dspark.verifier.intake import Intake
 from dspark.verifier.pace import Pace
+from dspark.verifier.refusals import refuse_excess, refuse_impossible
 from dspark.verifier.rounds import BudgetSource, Rounds
 from dspark.verifier.session import VerifierSession, mean_context_tokens
 from dspark.verifier.step import VerifyStep
@@ -43,14 +44,6 @@ from dspark.verifier.target_port import Target
 from dspark.verifier.window import LoadWindow
 
 log = logging.getLogger(__name__)
-
-
-class Overloaded(Exception):
-    """Too many sessions are open or waiting: try again later."""
-
-
-class NeverFits(ValueError):
-    """The request is larger than this replica could ever hold."""
 
 
 class VerifierEngine:
@@ -149,22 +142,17 @@ class VerifierEngine:
             Overloaded: Too many are waiting already.
             ValueError: It asks for what this target cannot do.
         """
-        total = generation.total_tokens
         pages = self.intake.pages
-        capacity = min(pages.num_pages * pages.page_tokens, self._target.max_context_tokens)
-        if total > capacity:
-            raise NeverFits(
-                f"{len(generation.prompt)} prompt tokens and max_tokens "
-                f"{generation.max_new_tokens} make {total}, more than the {capacity} "
-                "that fit here"
-            )
-        highest = max(*generation.prompt, *generation.committed, 0)
-        if highest >= self._target.vocab_size:
-            raise ValueError(f"token {highest} is outside 0..{self._target.vocab_size - 1}")
+        refuse_impossible(
+            generation,
+            capacity_tokens=min(
+                pages.num_pages * pages.page_tokens, self._target.max_context_tokens
+            ),
+            vocab_size=self._target.vocab_size,
+        )
         processor = self._target.processor(generation) if generation.wants_processor else None
         with self._lock:
-            if self._num_open >= self._settings.max_sessions + self._settings.max_waiting:
-                raise Overloaded(f"{self._num_open} sessions are open or waiting already")
+            refuse_excess(self._num_open, self._settings)
             self._num_open += 1
         session = SessionId(next(self._ids))
         now_s = self._clock()

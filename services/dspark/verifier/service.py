@@ -15,8 +15,8 @@ from dspark.core.ids import SessionId
 from dspark.core.logits import TokenLogprobs
 from dspark.core.session import FinishReason
 from dspark.rpc.handshake import Greeter
-from dspark.verifier.engine import NeverFits, Overloaded
 from dspark.verifier.events import Sink
+from dspark.verifier.refusals import NeverFits, Overloaded
 from dspark.verifier.spans import Carriers, GenerationSpans
 from dspark.wire.draft import judged_to_wire
 from dspark.wire.logits import logprobs_to_wire, rules_from_wire

@@ -11,7 +11,7 @@ from dspark.core.sampling import Sampling
 from dspark.core.session import FinishReason
 from dspark.engines.vllm.generations import VllmGenerations
 from dspark.engines.vllm.ledger import Ledger
-from dspark.verifier.engine import NeverFits, Overloaded
+from dspark.verifier.refusals import NeverFits, Overloaded
 from dspark.verifier.window import LoadWindow
 from tests.engines.vllm.fake_engine import GAMMA, FakeEngine
 from tests.fakes import VOCAB, continuation

@@ -15,8 +15,8 @@ from dspark.core.ids import SessionId
 from dspark.engines.vllm.ledger import Ledger
 from dspark.engines.vllm.params import problem_of, wishes_for
 from dspark.engines.vllm.port import EngineDied, EnginePort
-from dspark.verifier.engine import NeverFits, Overloaded
 from dspark.verifier.events import Sink
+from dspark.verifier.refusals import refuse_excess, refuse_impossible
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +77,12 @@ class VllmGenerations:
         problem = problem_of(generation, speculates=self._speculates)
         if problem is not None:
             raise ValueError(problem)
-        total, capacity = generation.total_tokens, self._engine.capacity.tokens
-        if total > capacity:
-            raise NeverFits(
-                f"{len(generation.prompt)} prompt tokens and max_tokens "
-                f"{generation.max_new_tokens} make {total}, more than the {capacity} "
-                "that fit here"
-            )
-        highest = max(*generation.prompt, *generation.committed, 0)
-        if highest >= self._vocab_size:
-            raise ValueError(f"token {highest} is outside 0..{self._vocab_size - 1}")
-        if self.num_open >= self._settings.max_sessions + self._settings.max_waiting:
-            raise Overloaded(f"{self.num_open} sessions are open or waiting already")
+        refuse_impossible(
+            generation,
+            capacity_tokens=self._engine.capacity.tokens,
+            vocab_size=self._vocab_size,
+        )
+        refuse_excess(self.num_open, self._settings)
         session = SessionId(next(self._ids))
         if self._closed:
             sink.fail("the verifier stopped")
