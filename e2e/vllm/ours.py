@@ -8,35 +8,19 @@ import sys
 from pathlib import Path
 
 from dspark.config.model import ModelSettings
-from dspark.core.generation import Generation
-from dspark.core.sampling import Sampling
-from dspark.local.system import Ended, LocalSystem, Speculation
-from dspark.model.target_folder import read_sizes
-from e2e.vllm.prompts import NUM_TOKENS, TARGET, prompts
+from dspark.local.system import Speculation
+from e2e.own_engine import own_engine
+from e2e.vllm.prompts import NUM_TOKENS, prompts
 
 
 def main() -> None:
-    stops = frozenset(read_sizes(TARGET).eos_token_ids)
-    outputs: list[list[int]] = []
-    drafted = accepted = 0
-    with LocalSystem(ModelSettings(), Speculation(), num_pages=256) as system:
-        for prompt in prompts():
-            tokens: list[int] = []
-            request = Generation(
-                request_id="e2e",
-                prompt=tuple(prompt),
-                max_new_tokens=NUM_TOKENS,
-                sampling=Sampling(),
-                stop_tokens=stops,
-            )
-            for event in system.stream(request):
-                if isinstance(event, Ended):
-                    drafted += event.stats.drafted_steps
-                    accepted += event.stats.accepted_draft_tokens
-                else:
-                    tokens += event
-            outputs.append(tokens)
-    answer = {"outputs": outputs, "drafted": drafted, "accepted": accepted}
+    with own_engine(Speculation(), ModelSettings(), num_pages=256) as write:
+        written = [write(prompt, NUM_TOKENS) for prompt in prompts()]
+    answer = {
+        "outputs": [each.tokens for each in written],
+        "drafted": sum(each.drafted for each in written),
+        "accepted": sum(each.accepted for each in written),
+    }
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
