@@ -108,11 +108,9 @@ def draw_curve(curve: Curve, path: Path, *, title: str) -> None:
 
 def _verifier_curve(system: SystemSettings) -> Curve:
     """Load the target as a verifier would, and profile it."""
-    from dspark.model.pair import load_target
     from dspark.model.ragged_target import RaggedTarget
-    from dspark.model.serving import set_threads
-    from dspark.paced.load import load_paced_target, profiled_on_paper
-    from dspark.verifier.profile import profile_served
+    from dspark.model.serving import load_served_target, set_threads
+    from dspark.verifier.profile import load_paced, profile_served
 
     pool = system.pools.verifier
     if pool.engine != "native":
@@ -122,22 +120,11 @@ def _verifier_curve(system: SystemSettings) -> Curve:
         )
     model, settings = system.model_of(pool), pool.settings
     if model.paced is not None:
-        paced_identity, paced = load_paced_target(model)
-        return profiled_on_paper(
-            paced,
-            lambda clock: profile_served(
-                paced, model, settings, digest=paced_identity.target_digest, clock=clock
-            ),
-        )
+        _, _, curve = load_paced(model, settings)
+        return curve
     set_threads(model)
-    identity, runner = load_target(
-        model.target,
-        model.drafter,
-        num_pages=settings.num_pages,
-        page_tokens=model.page_tokens,
-        rows_dtype=model.rows_dtype,
-        device=model.device,
-        max_batch_tokens=settings.max_batch_tokens,
+    identity, runner = load_served_target(
+        model, num_pages=settings.num_pages, max_batch_tokens=settings.max_batch_tokens
     )
     with Console(stderr=True).status("profiling") as status:
         return profile_served(

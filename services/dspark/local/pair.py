@@ -19,8 +19,8 @@ from dspark.model.pair import load_pair
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.serving import compatibility
 from dspark.model.target_folder import local_folder
-from dspark.paced.load import load_paced_drafter, load_paced_target, profiled_on_paper
-from dspark.verifier.profile import profile_served
+from dspark.paced.load import load_paced_drafter, profiled_on_paper
+from dspark.verifier.profile import load_paced, profile_served
 from dspark.verifier.target_port import Target
 
 
@@ -112,13 +112,7 @@ def _paced(
     model: ModelSettings, settings: VerifierSettings, *, drafting: bool, colocated: bool
 ) -> LocalPair:
     device = threading.Lock() if colocated else None
-    identity, target = load_paced_target(model, device=device)
-    curve = profiled_on_paper(
-        target,
-        lambda clock: profile_served(
-            target, model, settings, digest=identity.target_digest, clock=clock
-        ),
-    )
+    identity, target, curve = load_paced(model, settings, device=device)
     both = compatibility(model, identity)
     if not drafting:
         return LocalPair(

@@ -1,4 +1,4 @@
-"""What every replica does with a loaded model: threads, and the handshake's other side."""
+"""What every replica does with its model: threads, loading, and the handshake's other side."""
 
 import hashlib
 import platform
@@ -8,7 +8,8 @@ import torch
 
 from dspark.config.model import ModelSettings
 from dspark.core.fleet import Compatibility
-from dspark.model.pair import PairIdentity
+from dspark.model.pair import PairIdentity, load_target
+from dspark.model.target import TargetRunner
 
 PROTOCOL_VERSION = 2
 """Version of the protocol's semantics; see common.proto."""
@@ -20,6 +21,21 @@ def set_threads(model: ModelSettings) -> None:
     Two processes with as many threads as cores each make every call many times slower.
     """
     torch.set_num_threads(model.threads)
+
+
+def load_served_target(
+    model: ModelSettings, *, num_pages: int, max_batch_tokens: int
+) -> tuple[PairIdentity, TargetRunner]:
+    """Load a target that computes as these settings lay it out; see `load_target`."""
+    return load_target(
+        model.target,
+        model.drafter,
+        num_pages=num_pages,
+        page_tokens=model.page_tokens,
+        rows_dtype=model.rows_dtype,
+        device=model.device,
+        max_batch_tokens=max_batch_tokens,
+    )
 
 
 def compatibility(model: ModelSettings, identity: PairIdentity) -> Compatibility:

@@ -8,9 +8,9 @@ from dspark.config.model import ModelSettings
 from dspark.config.prefill import PrefillSettings
 from dspark.core.fleet import LoadReport, ReplicaState, Role
 from dspark.core.pages import PageAllocator
-from dspark.model.pair import PairIdentity, load_target
+from dspark.model.pair import PairIdentity
 from dspark.model.ragged_target import RaggedTarget
-from dspark.model.serving import compatibility, set_threads
+from dspark.model.serving import compatibility, load_served_target, set_threads
 from dspark.paced.load import load_paced_target
 from dspark.prefill.engine import PrefillEngine, PrefillTarget
 from dspark.prefill.service import PrefillService
@@ -82,13 +82,9 @@ class PrefillReplica:
         if self._model.paced is not None:
             identity, paced = load_paced_target(self._model)
             return identity, self._engine_of(identity, paced)
-        identity, runner = load_target(
-            self._model.target,
-            self._model.drafter,
+        identity, runner = load_served_target(
+            self._model,
             num_pages=self._settings.num_pages,
-            page_tokens=self._model.page_tokens,
-            rows_dtype=self._model.rows_dtype,
-            device=self._model.device,
             max_batch_tokens=self._settings.chunk_tokens,
         )
         return identity, self._engine_of(identity, RaggedTarget(runner))

@@ -7,7 +7,11 @@ from dspark.config.verifier import VerifierSettings
 from dspark.core.curve import Curve, CurvePoint, make_curve
 from dspark.core.sampling import Sampling
 from dspark.model.curve_cache import cached_curve
+from dspark.model.pair import PairIdentity
 from dspark.model.serving import curve_version, device_name
+from dspark.paced.clock import Device
+from dspark.paced.load import load_paced_target, profiled_on_paper
+from dspark.paced.target import PacedTarget
 from dspark.verifier.target_port import Segment, Target
 
 SESSIONS = (1, 2, 4, 8, 16, 32)
@@ -110,6 +114,26 @@ def profile_served(
             progress=progress,
         ),
     )
+
+
+def load_paced(
+    model: ModelSettings, settings: VerifierSettings, *, device: Device | None = None
+) -> tuple[PairIdentity, PacedTarget, Curve]:
+    """Make a paced target and profile it, which takes no time.
+
+    Args:
+        model: What it stands for, and its pace.
+        settings: Its pages and bounds.
+        device: Where it takes turns with a drafter; None: alone.
+    """
+    identity, target = load_paced_target(model, device=device)
+    curve = profiled_on_paper(
+        target,
+        lambda clock: profile_served(
+            target, model, settings, digest=identity.target_digest, clock=clock
+        ),
+    )
+    return identity, target, curve
 
 
 def _batch(context: int, count: int, per_session: int, page_tokens: int) -> list[Segment]:

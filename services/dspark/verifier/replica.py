@@ -4,7 +4,6 @@ import asyncio
 import logging
 import queue
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from dspark.config.endpoint import EndpointSettings
@@ -19,13 +18,12 @@ from dspark.drafting.deadline import Deadline
 from dspark.drafting.desk import DraftDesk
 from dspark.drafting.links import DrafterLinks
 from dspark.model.grammar import Grammars
-from dspark.model.pair import PairIdentity, load_drafter_side, load_target
+from dspark.model.pair import PairIdentity, load_drafter_side
 from dspark.model.ragged_target import RaggedTarget
 from dspark.model.self_check import check_pair
-from dspark.model.serving import compatibility, set_threads
+from dspark.model.serving import compatibility, load_served_target, set_threads
 from dspark.model.target import TargetRunner
 from dspark.model.target_folder import local_folder
-from dspark.paced.load import load_paced_target, profiled_on_paper
 from dspark.paced.target import PacedTarget
 from dspark.rpc.handshake import Greeter
 from dspark.rpc.host import ReplicaHost
@@ -36,12 +34,11 @@ from dspark.verifier.engine import VerifierEngine
 from dspark.verifier.events import EngineEvent
 from dspark.verifier.guard import Guard
 from dspark.verifier.prefill_link import PrefillLink
-from dspark.verifier.profile import profile_served
+from dspark.verifier.profile import load_paced, profile_served
 from dspark.verifier.report import report_load
 from dspark.verifier.report_metrics import publish_report
 from dspark.verifier.service import VerifyService
 from dspark.verifier.spans import Carriers
-from dspark.verifier.target_port import Target
 from dspark.wire.v1 import verify_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -202,16 +199,10 @@ class VerifierReplica:
     def _load(self) -> tuple[PairIdentity, RaggedTarget | PacedTarget, Curve | None]:
         set_threads(self._model)
         if self._model.paced is not None:
-            identity, paced = load_paced_target(self._model)
-            curve = profiled_on_paper(paced, lambda clock: self._profile(identity, paced, clock))
-            return identity, paced, curve
-        identity, runner = load_target(
-            self._model.target,
-            self._model.drafter,
+            return load_paced(self._model, self._settings)
+        identity, runner = load_served_target(
+            self._model,
             num_pages=self._settings.num_pages,
-            page_tokens=self._model.page_tokens,
-            rows_dtype=self._model.rows_dtype,
-            device=self._model.device,
             max_batch_tokens=self._settings.max_batch_tokens,
         )
         self._check_pair(runner)
@@ -224,14 +215,15 @@ class VerifierReplica:
         if not self._settings.profile_at_start:
             return identity, target, None
         began_s = time.monotonic()
-        curve = self._profile(identity, target, time.perf_counter)
+        curve = profile_served(
+            target,
+            self._model,
+            self._settings,
+            digest=identity.target_digest,
+            clock=time.perf_counter,
+        )
         log.info("profiled %d sizes in %.1f s", len(curve.points), time.monotonic() - began_s)
         return identity, target, curve
-
-    def _profile(self, identity: PairIdentity, target: Target, clock: Callable[[], float]) -> Curve:
-        return profile_served(
-            target, self._model, self._settings, digest=identity.target_digest, clock=clock
-        )
 
     def _check_pair(self, runner: TargetRunner) -> None:
         """Refuse a drafter whose drafts this target does not take.
