@@ -33,6 +33,19 @@ class Heard:
         return event
 
 
+async def _client(heard: Heard, settings: VllmSettings) -> DraftClient:
+    """Start a client beside this loop, as its constructor waits for its own thread."""
+    return await asyncio.to_thread(
+        lambda: DraftClient(
+            settings,
+            name="vllm-1",
+            compatibility=PAIR,
+            post=heard.events.put,
+            on_budget=lambda _: None,
+        )
+    )
+
+
 async def test_a_drafter_is_found_seeded_asked_and_missed_when_it_goes() -> None:
     # Two loops: the drafter's is this test's, the client's lives in the client's thread.
     heard = Heard()
@@ -42,15 +55,7 @@ async def test_a_drafter_is_found_seeded_asked_and_missed_when_it_goes() -> None
             drafters=(drafter.replica.address,),
             drafting=DraftingSettings(reconnect_s=0.02),
         )
-        client = await asyncio.to_thread(
-            lambda: DraftClient(
-                settings,
-                name="vllm-1",
-                compatibility=PAIR,
-                post=heard.events.put,
-                on_budget=lambda _: None,
-            )
-        )
+        client = await _client(heard, settings)
         connected = await asyncio.to_thread(heard.first, Connected)
         name = ReplicaName(drafter.replica.address)
         assert connected.drafter == name
@@ -75,15 +80,7 @@ async def test_a_drafter_with_tls_is_found_by_a_client_with_a_certificate(tmp_pa
         settings = VllmSettings(
             drafter="d", drafters=(drafter.replica.address,), tls=pki.settings()
         )
-        client = await asyncio.to_thread(
-            lambda: DraftClient(
-                settings,
-                name="vllm-1",
-                compatibility=PAIR,
-                post=heard.events.put,
-                on_budget=lambda _: None,
-            )
-        )
+        client = await _client(heard, settings)
         connected = await asyncio.to_thread(heard.first, Connected)
         assert connected.drafter == drafter.replica.address
         await asyncio.to_thread(client.close)
