@@ -10,7 +10,7 @@ from dspark.config.system import SystemSettings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own making, at its import
-    from dspark.app import FollowPlan, build_pool
+    from dspark.app import FollowPlan, build_pool, publish_changes
 
 
 def deployment(pool: str, **changes: Any) -> Any:
@@ -89,3 +89,19 @@ def test_without_a_controller_the_present_target_stays() -> None:
 
     decide = FollowPlan("127.0.0.1:1", "drafter")
     assert decide(Context(3)) == (3, {})
+
+
+def test_pools_that_do_not_change_are_looked_at_ever_less_often_until_one_does() -> None:
+    seen = iter(["starting"] * 7 + ["ready"] * 3)
+    pauses_s: list[float] = []
+    published: list[tuple[int, str]] = []
+
+    def stopped(pause_s: float) -> bool:
+        pauses_s.append(pause_s)
+        return len(pauses_s) > 10
+
+    publish_changes(
+        lambda: next(seen), lambda text: published.append((len(pauses_s), text)), stopped=stopped
+    )
+    assert pauses_s == [0.5, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 0.5, 1.0, 2.0]
+    assert published == [(1, "starting"), (8, "ready")]
