@@ -83,13 +83,14 @@ class System:
         drafting_settings: DraftingSettings | None = None,
         step_s: float = 0.0,
         target: type[FakeTarget] = FakeTarget,
+        port: type[MemoryPort] = MemoryPort,
         guard: GuardSettings | None = None,
         byte_stable: bool = True,
         **settings: int,
     ) -> None:
         self.inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self.target = target(num_pages, step_s=step_s)
-        self.port = MemoryPort(self.inbox.put)
+        self.port = port(self.inbox.put)
         self.drafters: dict[ReplicaName, tuple[FakeDrafter, DrafterEngine]] = {}
         pages = PageAllocator(num_pages, PAGE_TOKENS)
         self.engine: VerifierEngine

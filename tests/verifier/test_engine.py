@@ -1,18 +1,26 @@
+import itertools
 import random
+import re
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from dspark.config.verifier import DraftingSettings
 from dspark.core.budget import OFF
 from dspark.core.curve import Curve, CurvePoint
+from dspark.core.draft import Round
 from dspark.core.generation import Generation
+from dspark.core.ids import ReplicaName
 from dspark.core.refinement import MAX_RATIO
 from dspark.core.sampling import Sampling
 from dspark.core.session import FinishReason
+from dspark.local.memory_port import MemoryPort
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.refusals import NeverFits, Overloaded
-from tests.fakes import FakeDrafter, continuation
+from dspark.verifier.target_port import Segment
+from tests.fakes import FakeDrafter, FakeTarget, continuation
 from tests.fleet_examples import a_curve
 from tests.verifier.harness import GAMMA, Collected, System, running
 
@@ -132,6 +140,46 @@ def test_a_resumed_generation_continues_where_it_stopped() -> None:
         system.add_drafter("d1")
         sink = system.generate(ask([9, 9], 50, sampling, committed=tuple(expected[:20]))).wait()
         assert sink.tokens == expected[20:]
+
+
+def test_a_steps_tokens_are_delivered_at_once_and_after_the_next_drafts_were_asked_for() -> None:
+    happened: list[str] = []  # by the engine's thread
+
+    class Target(FakeTarget):
+        def step(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+            happened.append("step")
+            return super().step(segments)
+
+    class Port(MemoryPort):
+        def send(self, drafter: ReplicaName, round_: Round) -> int:
+            if round_.sessions:
+                happened.append("ask")
+            return super().send(drafter, round_)
+
+    class Sink(Collected):
+        def commit(self, *committed: Any) -> None:
+            happened.append("commit")
+            super().commit(*committed)
+
+    def deliver() -> None:
+        # As the streams' outbox does: where nothing was committed since, nobody is woken.
+        if "commit" in itertools.takewhile(lambda what: what != "deliver", reversed(happened)):
+            happened.append("deliver")
+
+    system = System(target=Target, port=Port, cohorts=1, deadline_floor_s=20.0)
+    system.engine.deliver = deliver
+    system.add_drafter("d1")
+    sinks = [Sink() for _ in range(3)]
+    for seed, sink in enumerate(sinks):  # before the start, so that all begin in one step
+        system.engine.submit(ask([seed + 1], max_draft_tokens=GAMMA), sink)
+    with running(system):
+        for sink in sinks:
+            sink.wait()
+    first, *later = " ".join(happened).removeprefix("step ").split(" step ")
+    assert first == "commit commit commit deliver ask"
+    whole = "commit commit commit ask deliver"
+    assert later[:5] == [whole] * 5
+    assert all(re.fullmatch(r"(commit )+(ask )?deliver", each) for each in later)
 
 
 def test_losing_every_drafter_mid_stream_changes_nothing() -> None:
