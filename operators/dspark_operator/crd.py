@@ -57,23 +57,13 @@ def service_crd() -> Object:
             "updatedReplicas": _count("Ready replicas of the newest revision; no others count."),
         },
     }
-    status: Object = {
-        "type": "object",
-        "properties": {
-            "observedGeneration": {"type": "integer", "format": "int64"},
-            "conditions": conditions_schema(),
-            "pools": {
-                "type": "array",
-                "items": pool_status,
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
-            "replicas": _count("Ready verifiers."),
-            "selector": _text("Labels of the verifiers' pods, for autoscalers."),
-            "gpus": _count("Most GPUs that the spec may use outside of an upgrade."),
-            "endpoint": {"type": "string", "description": "Base URL inside the cluster."},
-        },
-    }
+    status = _status(
+        pool_status,
+        replicas=_count("Ready verifiers."),
+        selector=_text("Labels of the verifiers' pods, for autoscalers."),
+        gpus=_count("Most GPUs that the spec may use outside of an upgrade."),
+        endpoint={"type": "string", "description": "Base URL inside the cluster."},
+    )
     return _crd(
         kind="DSparkService",
         plural="dsparkservices",
@@ -116,25 +106,12 @@ def policy_crd() -> Object:
             "overriddenUntil": _text("When it ends, and this manifest holds again."),
         },
     }
-    status: Object = {
-        "type": "object",
-        "properties": {
-            "observedGeneration": {"type": "integer", "format": "int64"},
-            "conditions": conditions_schema(),
-            "pools": {
-                "type": "array",
-                "items": pool,
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
-        },
-    }
     return _crd(
         kind="VerificationPolicy",
         plural="verificationpolicies",
         short="vpol",
         spec=structural(PolicySpec),
-        status=status,
+        status=_status(pool),
         columns=[
             _column("Service", ".spec.serviceName"),
             _column("Mode", ".spec.mode"),
@@ -169,6 +146,24 @@ def conditions_schema() -> Object:
                 },
                 "message": {"type": "string", "maxLength": 32768},
             },
+        },
+    }
+
+
+def _status(pool: Object, **more: Object) -> Object:
+    """Return a status' schema: generation, conditions, pools by name, and more."""
+    return {
+        "type": "object",
+        "properties": {
+            "observedGeneration": {"type": "integer", "format": "int64"},
+            "conditions": conditions_schema(),
+            "pools": {
+                "type": "array",
+                "items": pool,
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+            **more,
         },
     }
 
