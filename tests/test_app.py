@@ -1,5 +1,6 @@
 """What Ray Serve is told of a pool; that it does it is shown end to end."""
 
+import json
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -91,17 +92,22 @@ def test_without_a_controller_the_present_target_stays() -> None:
     assert decide(Context(3)) == (3, {})
 
 
-def test_pools_that_do_not_change_are_looked_at_ever_less_often_until_one_does() -> None:
-    seen = iter(["starting"] * 7 + ["ready"] * 3)
+def test_pools_that_run_unchanged_are_looked_at_ever_less_often_others_always_soon() -> None:
+    seen = iter(["DEPLOYING"] * 4 + ["RUNNING"] * 6 + ["UNHEALTHY"] * 2 + ["RUNNING"])
     pauses_s: list[float] = []
     published: list[tuple[int, str]] = []
 
+    def look() -> dict[str, dict[str, str]]:
+        return {"verifier": {"state": "RUNNING"}, "drafter": {"state": next(seen)}}
+
+    def publish(text: str) -> None:
+        published.append((len(pauses_s), json.loads(text)["drafter"]["state"]))
+
     def stopped(pause_s: float) -> bool:
         pauses_s.append(pause_s)
-        return len(pauses_s) > 10
+        return len(pauses_s) > 13
 
-    publish_changes(
-        lambda: next(seen), lambda text: published.append((len(pauses_s), text)), stopped=stopped
-    )
-    assert pauses_s == [0.5, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 0.5, 1.0, 2.0]
-    assert published == [(1, "starting"), (8, "ready")]
+    publish_changes(look, publish, stopped=stopped)
+    deploying, running, unhealthy = [0.5] * 4, [0.5, 0.5, 1.0, 2.0, 4.0, 4.0], [4.0, 0.5]
+    assert pauses_s == [*deploying, *running, *unhealthy, 0.5, 0.5]
+    assert published == [(1, "DEPLOYING"), (5, "RUNNING"), (11, "UNHEALTHY"), (13, "RUNNING")]

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 POOLS = ("prefill", "drafter", "verifier")
 _STATUS_PERIOD_S = 0.5
 _STEADY_STATUS_PERIOD_S = 4.0
+_RUNNING = "RUNNING"  # Ray Serve's word for an application that is as it was asked to be
 """While nothing changes."""
 _START_ATTEMPTS = 3
 
@@ -254,11 +255,7 @@ def run(system: SystemSettings, *, scratch: Path, status: Path, stop: threading.
             if system.model.drafter is not None or name != "drafter"
         ]
         serve.run_many(targets, wait_for_applications_running=False)
-        publish_changes(
-            lambda: json.dumps(_pool_states(), sort_keys=True),
-            lambda text: _write(status, text),
-            stopped=stop.wait,
-        )
+        publish_changes(_pool_states, lambda text: _write(status, text), stopped=stop.wait)
     finally:
         # Replicas drain while their applications are deleted.
         for name in POOLS:
@@ -271,22 +268,29 @@ def run(system: SystemSettings, *, scratch: Path, status: Path, stop: threading.
 
 
 def publish_changes(
-    look: Callable[[], str], publish: Callable[[str], object], *, stopped: Callable[[float], bool]
+    look: Callable[[], Mapping[str, Mapping[str, Any]]],
+    publish: Callable[[str], object],
+    *,
+    stopped: Callable[[float], bool],
 ) -> None:
-    """Publish what ``look`` sees whenever it changed, and look ever less often while it does not.
+    """Publish each pool's state whenever it changed; look ever less often while all run unchanged.
 
     Args:
         look: Costs Ray Serve and this process 50 ms of CPU.
-        publish: Takes what is new.
+        publish: Takes what is new, as JSON.
         stopped: Waits for so many seconds; whether the end was asked for meanwhile.
     """
     published, pause_s = "", _STATUS_PERIOD_S
     while not stopped(pause_s):
-        text = look()
-        pause_s = min(2 * pause_s, _STEADY_STATUS_PERIOD_S)
+        states = look()
+        text = json.dumps(states, sort_keys=True)
+        running = all(state["state"] == _RUNNING for state in states.values())
         if text != published:
             publish(text)
-            published, pause_s = text, _STATUS_PERIOD_S
+        # Whoever waits for a pool to come up is not kept waiting by how seldom it is looked at.
+        steady = running and text == published
+        pause_s = min(2 * pause_s, _STEADY_STATUS_PERIOD_S) if steady else _STATUS_PERIOD_S
+        published = text
 
 
 def _start_ray(system: SystemSettings, scratch: Path) -> None:
