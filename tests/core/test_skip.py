@@ -128,3 +128,13 @@ def test_the_only_session_s_draft_costs_the_whole_round_trip() -> None:
     # It is held against plain decoding.
     plain_s = step_seconds(CURVE, sessions=1, batch_tokens=1, context_tokens=0)
     assert price.tokens_per_s == pytest.approx(1 / plain_s)
+
+
+def test_one_stair_of_the_curve_is_not_the_price_of_a_token() -> None:
+    """Of steps that carried hardly a draft, the first token lies on a stair and costs all of it."""
+    price = draft_price(
+        CURVE, DRAFTER, sessions=8, batch_tokens=9, committed_tokens=8.5, context_tokens=0,
+        block_size=7, cohorts=1, outside_s=0.003,
+    )  # fmt: skip
+    assert step_seconds(CURVE, sessions=8, batch_tokens=9, context_tokens=0) == 0.012
+    assert price.token_s == pytest.approx((0.012 - 0.010) / 8)

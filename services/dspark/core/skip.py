@@ -92,7 +92,9 @@ def draft_price(
         one_more_s = batch_s + outside_s  # without its draft there would be none at all
     else:
         one_more_s = (batch_s - draft_s(sessions=1)) / (sessions - 1)
-    token_s = (step_s - verify_s(sessions)) / (size - sessions)
+    # Over one draft a session at least, or a single stair of the curve would be the price.
+    wide = max(size, 2 * sessions)
+    token_s = (verify_s(wide) - verify_s(sessions)) / (wide - sessions)
     # What an average session of these contributes and costs.
     accepted, verified = committed_tokens / sessions - 1.0, size / sessions - 1.0
     others_s = turn_s / cohorts - one_more_s - verified * token_s

@@ -93,8 +93,8 @@ class Pace:
         Args:
             sessions: Sessions that decode now.
             context_tokens: Their mean context.
-            batch_tokens: Mean tokens of a step.
-            committed_tokens: Mean tokens that it commits.
+            batch_tokens: Mean tokens of a session in a step.
+            committed_tokens: Mean tokens that it gains there.
             drafter_curve: What a batch costs at the drafter.
             round_trip_s: Smoothed seconds of a draft round trip.
         """
@@ -107,8 +107,8 @@ class Pace:
             self.curve,
             drafter_curve,
             sessions=in_step,
-            batch_tokens=batch_tokens,
-            committed_tokens=committed_tokens,
+            batch_tokens=in_step * batch_tokens,
+            committed_tokens=in_step * committed_tokens,
             context_tokens=context_tokens,
             block_size=self._block_size,
             cohorts=self.cohorts,

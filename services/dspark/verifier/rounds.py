@@ -32,7 +32,11 @@ _PULSE_WEIGHT = 0.1
 
 
 class Pulse:
-    """What a step carries and commits, smoothed."""
+    """What a session has in a step and gains from it, smoothed.
+
+    Of a session, not of a step: what steps of another load carried says nothing of the present
+    ones when sessions came or went.
+    """
 
     def __init__(self) -> None:
         self.batch_tokens = 0.0
@@ -41,10 +45,12 @@ class Pulse:
         """Of the sessions in a step, those that had a draft."""
 
     def beat(self, sums: Sums) -> None:
-        """Fold in a step."""
+        """Fold in a step that has sessions."""
         weight = _PULSE_WEIGHT if self.batch_tokens else 1.0
-        self.batch_tokens += weight * (sums.batch_tokens - self.batch_tokens)
-        self.committed_tokens += weight * (sums.committed_tokens - self.committed_tokens)
+        batch_tokens = (sums.batch_tokens - sums.prompt_tokens) / sums.session_steps
+        self.batch_tokens += weight * (batch_tokens - self.batch_tokens)
+        committed_tokens = sums.committed_tokens / sums.session_steps
+        self.committed_tokens += weight * (committed_tokens - self.committed_tokens)
         share = sums.drafted_steps / sums.session_steps
         self.drafted_share += _PULSE_WEIGHT * (share - self.drafted_share)
 
