@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dspark.config.verifier import DraftingSettings
+from dspark.config.verifier import DraftingSettings, VerifierSettings
 from dspark.core.budget import OFF
 from dspark.core.curve import Curve, CurvePoint
 from dspark.core.draft import Round
@@ -17,6 +17,7 @@ from dspark.core.refinement import MAX_RATIO
 from dspark.core.sampling import Sampling
 from dspark.core.session import FinishReason
 from dspark.local.memory_port import MemoryPort
+from dspark.telemetry.metrics import REGISTRY
 from dspark.verifier.budget_cell import FixedBudget
 from dspark.verifier.refusals import NeverFits, Overloaded
 from dspark.verifier.target_port import Segment
@@ -49,6 +50,14 @@ def test_output_is_the_targets_own_under_every_budget(cohorts: int, budget: Fixe
             expected = continuation(prompt, 40, Sampling(temperature=0.9, seed=7))
             assert sink.wait().tokens == expected
             assert sink.reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("cohorts", [1, 2])
+def test_the_number_of_cohorts_is_shown(cohorts: int) -> None:
+    with running(System(cohorts=cohorts)) as system:
+        system.generate(ask([1, 2, 3])).wait()
+    labels = {"pool": VerifierSettings().pool}
+    assert REGISTRY.get_sample_value("dspark_verify_cohorts", labels) == cohorts
 
 
 def test_speculation_saves_steps_and_counts_them() -> None:

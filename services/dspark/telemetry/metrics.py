@@ -49,6 +49,10 @@ VERIFY_STEP_TOKENS = _histogram(
 VERIFY_STEP_SECONDS = _histogram(
     "dspark_verify_step_duration_seconds", "Duration of one verify step", _STEP_SECONDS, "pool"
 )
+VERIFY_COHORTS = _gauge(
+    "dspark_verify_cohorts",
+    "Cohorts of sessions that step in turn: 1, or 2 so that one is drafted while the other is "
+    "verified", "pool")  # fmt: skip
 SPS_PROFILE_INFO = Info("dspark_sps_profile", "Curve in use", registry=REGISTRY)
 SPS_PROFILE_ERROR = _gauge(
     "dspark_sps_profile_error_ratio",
@@ -59,7 +63,7 @@ SPS_PROFILE_ERROR = _gauge(
 DRAFT_REQUESTS = _counter(
     "dspark_draft_requests_total",
     "Session rounds by outcome: hit, late, stale, lost, duplicate, foreign, not_seeded, full, "
-    "disabled", "pool", "outcome")  # fmt: skip
+    "skipped", "pool", "outcome")  # fmt: skip
 DRAFT_RTT_SECONDS = _histogram(
     "dspark_draft_rtt_seconds", "Draft round trip as the verifier sees it", _STEP_SECONDS, "pool"
 )

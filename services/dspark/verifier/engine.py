@@ -69,6 +69,7 @@ class VerifierEngine:
         self._target = target
         self._settings = settings
         self._model_name = model_name
+        self._cohorts_gauge = metrics.VERIFY_COHORTS.labels(settings.pool)
         self._clock = clock
         self._inbox: queue.SimpleQueue[EngineEvent] = inbox or queue.SimpleQueue()
         self._ids = itertools.count(1)
@@ -278,6 +279,7 @@ class VerifierEngine:
                     drafter_curve=self.desk.drafter_curve,
                     round_trip_s=self.desk.round_trip_s,
                 )
+            self._cohorts_gauge.set(self._pace.cohorts)
         cohorts = place_in_cohorts([session.cohort for session in decoding], self._pace.cohorts)
         for session, cohort in zip(decoding, cohorts, strict=True):
             session.cohort = cohort
