@@ -118,3 +118,19 @@ def test_a_refined_curve_is_bounded_monotone_and_of_the_same_version(seen: list[
     for left, right in zip(refined.points, refined.points[1:], strict=False):
         if (left.context_tokens, left.sessions) == (right.context_tokens, right.sessions):
             assert left.step_s <= right.step_s
+
+
+def test_surprise_is_against_the_curve_as_refined_before() -> None:
+    refinement = Refinement(PROFILED)
+    said_s = seconds(PROFILED, 4, 4)
+    surprises = []
+    for _ in range(40):
+        for _ in range(16):
+            refinement.observe(sessions=4, batch_tokens=16, context_tokens=64, step_s=1.5 * said_s)
+        refinement.fold()
+        surprises.append(refinement.surprise)
+    assert surprises[0] == pytest.approx(1.5)
+    assert 1.0 < surprises[-1] < 1.2
+    before = refinement.surprise
+    refinement.fold()  # nothing ran: nothing new is known
+    assert refinement.surprise == before

@@ -48,3 +48,36 @@ def test_sessions_without_drafts_have_nothing_to_hide(drafted_share: float, coho
         round_trip_s=0.040,
     )
     assert pace.cohorts == cohorts
+
+
+def test_two_cohorts_that_crowd_each_other_become_one_and_are_tried_again() -> None:
+    pace = Pace("auto", curve=VERIFY, block_size=7)
+
+    def reconsider() -> int:
+        pace.reconsider(
+            sessions=8,
+            context_tokens=64,
+            drafted_share=1.0,
+            drafter_curve=DRAFT,
+            round_trip_s=0.040,
+        )
+        return pace.cohorts
+
+    assert reconsider() == 2
+    for _ in range(5):
+        pace.surprised(1.05)  # within the margin
+        assert reconsider() == 2
+    for _ in range(5):
+        pace.surprised(1.9)
+    assert reconsider() == 1
+    waited = 0
+    while reconsider() == 1:
+        pace.surprised(1.9)  # of steps of one cohort: not what is asked
+        waited += 1
+    assert 3 < waited < 100
+
+
+def test_steps_faster_than_the_curve_are_no_reason_for_two_cohorts() -> None:
+    pace = Pace(2, curve=VERIFY, block_size=7)
+    pace.surprised(0.5)
+    assert pace._crowding == 1.0

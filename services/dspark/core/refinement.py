@@ -47,9 +47,12 @@ class Refinement:
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
+        self._refined = curve
         self._pending: list[tuple[int, int, float, float]] = []
         self._cells: dict[tuple[int, int], StepCell] = {}
         self.cells: tuple[StepCell, ...] = ()
+        self.surprise = 1.0
+        """Seconds of the steps folded last over those of the curve as it was refined before."""
 
     def observe(
         self, *, sessions: int, batch_tokens: int, context_tokens: float, step_s: float
@@ -61,6 +64,16 @@ class Refinement:
 
     def fold(self) -> Curve:
         """Work off what was observed and return the curve as refined by it."""
+        if self._pending:
+            self.surprise = sum(step_s for *_, step_s in self._pending) / sum(
+                step_seconds(
+                    self._refined,
+                    sessions=sessions,
+                    batch_tokens=batch_tokens,
+                    context_tokens=context_tokens,
+                )
+                for sessions, batch_tokens, context_tokens, _ in self._pending
+            )
         for sessions, batch_tokens, context_tokens, step_s in self._pending:
             expected_s = step_seconds(
                 self._curve,
@@ -71,7 +84,8 @@ class Refinement:
             self._add(sessions, batch_tokens, step_s / expected_s)
         self._pending.clear()
         self.cells = tuple(self._cells.values())
-        return refine(self._curve, self.cells)
+        self._refined = refine(self._curve, self.cells)
+        return self._refined
 
     def _add(self, sessions: int, batch_tokens: int, ratio: float) -> None:
         # One cell for each doubling of sessions and each token a session.

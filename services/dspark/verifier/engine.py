@@ -262,6 +262,7 @@ class VerifierEngine:
         if self._pace.due(len(decoding)):
             if self.refinement is not None:
                 self._pace.curve = self._rounds.curve = self.refinement.fold()
+                self._pace.surprised(self.refinement.surprise)
             if self.desk is not None:
                 context_tokens = mean_context_tokens(decoding)
                 self._pace.reconsider(

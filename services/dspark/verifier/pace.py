@@ -4,10 +4,13 @@ from typing import Literal
 
 from dspark.core.cohorts import Cohorts, choose_cohorts, cycle_seconds
 from dspark.core.curve import Curve, curve_problem, draft_seconds, step_seconds
+from dspark.core.refinement import MAX_RATIO
 from dspark.core.skip import DraftPrice, draft_price
 
 _RECONSIDER_STEPS = 64
 _MIN_DRAFTED = 0.5
+_CROWDING_WEIGHT = 0.5
+_CROWDING_FADE = 0.05
 _SETTLED_STEPS = 4
 """So many steps after a choice no other is made, whatever the load does."""
 
@@ -23,6 +26,7 @@ class Pace:
         self._block_size = block_size
         self._steps = 0
         self._considered = 0
+        self._crowding = 1.0  # see surprised
         self.cohorts: Cohorts = 1 if setting == "auto" else setting
 
     def due(self, sessions: int) -> bool:
@@ -37,6 +41,19 @@ class Pace:
         if due:
             self._steps, self._considered = 0, sessions
         return due
+
+    def surprised(self, ratio: float) -> None:
+        """Note what the steps since the last call took, over what the curve says of them.
+
+        The curve is of steps that run alone.  Where drafter and verifier share cores or memory,
+        two cohorts make both work at once and both slower; what that costs is seen only while
+        there are two, and forgotten slowly while there is one, so that two are tried again.
+        """
+        if self.cohorts == 2:
+            seen = min(max(ratio, 1.0), MAX_RATIO)
+            self._crowding += _CROWDING_WEIGHT * (seen - self._crowding)
+        else:
+            self._crowding += _CROWDING_FADE * (1.0 - self._crowding)
 
     def reconsider(
         self,
@@ -125,7 +142,8 @@ class Pace:
     ) -> float:
         return cycle_seconds(
             cohorts,
-            verify_s=self._verify_s(sessions, context_tokens),
+            verify_s=self._verify_s(sessions, context_tokens)
+            * (self._crowding if cohorts == 2 else 1.0),
             draft_s=self._draft_s(drafter_curve, sessions),
             round_trip_s=outside_s,
         )
