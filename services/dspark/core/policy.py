@@ -131,7 +131,9 @@ class Rules:
 
     Attributes:
         activation_sessions: Below this many sessions all drafts are verified.
-        trim_gain: Trim only for at least this share more Theta than verifying all.
+        trim_gain: Trim only for at least this share more Theta than verifying all: forecasts are
+            good to some per cent, and what a step costs beside the curve (messages, other
+            processes) speaks for fewer and larger ones.
         off_gain: Go without drafts only for at least this share more Theta.
         change_gain: Keep the previous entry unless the new one gives this share more Theta.
         min_tokens_per_s: Of each session: where an entry misses it, the fastest one is taken
@@ -139,7 +141,7 @@ class Rules:
     """
 
     activation_sessions: int = 2
-    trim_gain: float = 0.01
+    trim_gain: float = 0.03
     off_gain: float = 0.05
     change_gain: float = 0.01
     min_tokens_per_s: float | None = None
