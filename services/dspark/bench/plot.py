@@ -56,12 +56,15 @@ def draw(summaries: Sequence[Summary], path: Path, *, title: str) -> None:
     picture = Figure(figsize=(11.0, 4.5), layout="constrained")
     picture.suptitle(title, size=9)
     axes, budget = picture.subplots(1, 2)
-    for arm, points in make_lines(summaries).items():
+    lines = make_lines(summaries)
+    colors = {arm: f"C{number}" for number, arm in enumerate(lines)}  # the same in both
+    for arm, points in lines.items():
         axes.plot(
             [point[0] for point in points],
             [point[1] for point in points],
             marker="o",
             linestyle="--" if arm == "off" else "-",
+            color=colors[arm],
             label=arm,
         )
         for user, total, load in points:
@@ -75,7 +78,13 @@ def draw(summaries: Sequence[Summary], path: Path, *, title: str) -> None:
     if axes.lines:
         axes.legend(title="arm", fontsize=8)
     for arm, verified in make_budget_lines(summaries).items():
-        budget.plot([at[0] for at in verified], [at[1] for at in verified], marker="o", label=arm)
+        budget.plot(
+            [at[0] for at in verified],
+            [at[1] for at in verified],
+            marker="o",
+            color=colors.get(arm),
+            label=arm,
+        )
     budget.set_xlabel("load (users, or arrivals a second)")
     budget.set_ylabel("drafts verified in a step of one session")
     budget.set_ylim(bottom=0)
