@@ -122,18 +122,3 @@ def test_live_steps_correct_the_curve_that_a_table_is_made_of() -> None:
     as_profiled = decide(0.0, curve=cheap, members=(member,)).budget.buckets[0]
     as_lived = decide(0.0, curve=cheap, members=(live,)).budget.buckets[0]
     assert (as_profiled.draft_tokens[0], as_lived.draft_tokens[0]) == (OFF, ALL)
-
-
-def test_how_much_two_cohorts_crowd_each_other_is_the_middle_report_s_word() -> None:
-    def member(crowding: float) -> Member:
-        plain = a_member("v", draft_round_s=0.02)
-        assert plain.load is not None
-        return replace(plain, load=replace(plain.load, crowding=crowding))
-
-    def crowding(*each: float) -> float:
-        evidence = Evidence(curve=KNEE, members=[member(one) for one in each], acceptance=GOOD)
-        return evidence.draft_cost().crowding
-
-    assert crowding(1.0, 1.8, 1.2) == 1.2
-    assert crowding(0.0, 1.5) == 1.5  # one of another version says nothing of it
-    assert crowding(0.0) == 1.0

@@ -48,8 +48,6 @@ def by_position(
         ({"window_s": -1.0}, "window_s is -1.0"),
         ({"waiting_sessions": 2**32}, "no replica has so many"),
         ({"queue_s": 1e9}, "queue_s is 1000000000.0"),
-        ({"crowding": 0.5}, "crowding is 0.5: neither 0"),
-        ({"crowding": 30.0}, "crowding is 30.0: neither 0"),
         ({"busy_share": 3.0}, "more than all of the window"),
         ({"free_pages": 9}, "9 of 8 pages are free"),
         ({"accepted_draft_tokens": 21}, "21 drafts accepted, but 20 verified"),

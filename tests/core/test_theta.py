@@ -20,13 +20,12 @@ RULES = Rules(activation_sessions=2, trim_gain=0.0, off_gain=0.0, change_gain=0.
     st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=4),
     st.integers(1, 4),
     st.floats(0, 20),
-    st.floats(1, 3),
 )
 def test_theta_is_tokens_over_the_cycle(
-    rows: list[list[float]], sessions: int, draft_s: float, crowding: float
+    rows: list[list[float]], sessions: int, draft_s: float
 ) -> None:
     pooled = pool_survivals([survivals(row) for row in rows])
-    draft = DraftCost(observed_round_s=draft_s, crowding=crowding)
+    draft = DraftCost(observed_round_s=draft_s)
     found = theta(pooled, CURVE, draft, sessions=sessions, context_tokens=64)
     for k in range(3 * sessions + 1):
         verify_s = step_seconds(
@@ -34,7 +33,7 @@ def test_theta_is_tokens_over_the_cycle(
         )
         tokens = pooled.expected_tokens(sessions, np.array([k]))[0]
         one = cycle_seconds(1, verify_s=verify_s, draft_s=draft_s, round_trip_s=0)
-        two = cycle_seconds(2, verify_s=crowding * verify_s, draft_s=draft_s, round_trip_s=0)
+        two = cycle_seconds(2, verify_s=verify_s, draft_s=draft_s, round_trip_s=0)
         assert found.one[k] == pytest.approx(tokens / one)
         assert found.two[k] == pytest.approx(2 * tokens / two)
 

@@ -80,4 +80,4 @@ def test_two_cohorts_that_crowd_each_other_become_one_and_are_tried_again() -> N
 def test_steps_faster_than_the_curve_are_no_reason_for_two_cohorts() -> None:
     pace = Pace(2, curve=VERIFY, block_size=7)
     pace.surprised(0.5)
-    assert pace.crowding == 1.0
+    assert pace._crowding == 1.0

@@ -184,7 +184,6 @@ reports = st.builds(
     session_steps=u64,
     queued_prompt_tokens=u64,
     queue_s=amount,
-    crowding=amount,
 )
 entries = st.lists(st.integers(DISABLED, 2**31 - 1), min_size=1, max_size=4).map(tuple)
 budgets = st.builds(

@@ -116,7 +116,6 @@ class LoadReport:
     session_steps: int = 0
     queued_prompt_tokens: int = 0
     queue_s: float = 0.0
-    crowding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

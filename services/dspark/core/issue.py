@@ -101,10 +101,8 @@ class Evidence:
         ]
         if not rounds:
             return DraftCost(curve=self.drafter_curve)
-        crowding = [load.crowding for load in rounds if load.crowding]
         return DraftCost(
             curve=self.drafter_curve,
-            crowding=median(crowding) if crowding else 1.0,
             observed_round_s=median(load.draft_round_s for load in rounds),
             observed_sessions=max(round(median(load.active_sessions for load in rounds)), 1),
         )

@@ -46,8 +46,6 @@ def report_problem(report: LoadReport, *, block_size: int) -> str | None:
             return f"{name} is {getattr(report, name)}: no replica has so many"
     if report.queue_s > MAX_QUEUE_S:
         return f"queue_s is {report.queue_s}: rounds are given up long before"
-    if report.crowding and not 1.0 - _SLACK <= report.crowding <= MAX_RATIO + _SLACK:
-        return f"crowding is {report.crowding}: neither 0 (not known) nor 1..{MAX_RATIO:g}"
     if report.free_pages > report.total_pages:
         return f"{report.free_pages} of {report.total_pages} pages are free"
     if report.accepted_draft_tokens > report.verified_draft_tokens:

@@ -27,13 +27,11 @@ class DraftCost:
         curve: The drafters' own curve (sessions, drafted tokens); None: not known.
         observed_round_s: A draft round trip as verifiers saw it; 0: never drafted yet.
         observed_sessions: Sessions in such a round.
-        crowding: Times longer that a verify step takes while the drafter works beside it.
     """
 
     curve: Curve | None = None
     observed_round_s: float = 0.0
     observed_sessions: int = 1
-    crowding: float = 1.0
 
     def split(self, sessions: int, block_size: int) -> tuple[float, float]:
         """Return (drafting, rest of the round trip) in seconds for a round of ``sessions``.
@@ -88,14 +86,12 @@ def theta(
     )
     draft_s, rest_s = draft.split(sessions, acceptance.block_size)
     # core.cohorts.cycle_seconds, for all K at once.
-    crowded_s = draft.crowding * verify_s
+    lap_s = verify_s + draft_s + rest_s
     return Theta(
         sessions=sessions,
         off=sessions / float(verify_s[0]),
-        one=tokens / (verify_s + draft_s + rest_s),
-        two=2
-        * tokens
-        / np.maximum(np.maximum(2 * crowded_s, 2 * draft_s), crowded_s + draft_s + rest_s),
+        one=tokens / lap_s,
+        two=2 * tokens / np.maximum(np.maximum(2 * verify_s, 2 * draft_s), lap_s),
     )
 
 

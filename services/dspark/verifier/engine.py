@@ -183,11 +183,6 @@ class VerifierEngine:
         """Sessions submitted and not ended."""
         return self._num_open
 
-    @property
-    def crowding(self) -> float:
-        """See Pace."""
-        return self._pace.crowding
-
     def _run(self) -> None:
         self._turn_began_s = self._clock()
         try:

@@ -26,8 +26,7 @@ class Pace:
         self._block_size = block_size
         self._steps = 0
         self._considered = 0
-        self.crowding = 1.0
-        """Times longer than the curve says that a step takes while the drafter works beside it."""
+        self._crowding = 1.0  # see surprised
         self.cohorts: Cohorts = 1 if setting == "auto" else setting
 
     def due(self, sessions: int) -> bool:
@@ -52,9 +51,9 @@ class Pace:
         """
         if self.cohorts == 2:
             seen = min(max(ratio, 1.0), MAX_RATIO)
-            self.crowding += _CROWDING_WEIGHT * (seen - self.crowding)
+            self._crowding += _CROWDING_WEIGHT * (seen - self._crowding)
         else:
-            self.crowding += _CROWDING_FADE * (1.0 - self.crowding)
+            self._crowding += _CROWDING_FADE * (1.0 - self._crowding)
 
     def reconsider(
         self,
@@ -144,7 +143,7 @@ class Pace:
         return cycle_seconds(
             cohorts,
             verify_s=self._verify_s(sessions, context_tokens)
-            * (self.crowding if cohorts == 2 else 1.0),
+            * (self._crowding if cohorts == 2 else 1.0),
             draft_s=self._draft_s(drafter_curve, sessions),
             round_trip_s=outside_s,
         )

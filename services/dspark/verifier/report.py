@@ -37,7 +37,6 @@ def report_load(
         waiting_sessions=intake.num_waiting,
         free_pages=intake.pages.free_pages,
         total_pages=intake.pages.num_pages,
-        crowding=engine.crowding,
         draft_round_s=0.0 if desk is None else desk.round_trip_s,
         connected_drafters=0 if desk is None else desk.num_drafters,
         step_cells=() if engine.refinement is None else engine.refinement.cells,

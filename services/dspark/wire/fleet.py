@@ -199,7 +199,6 @@ def load_report_to_wire(report: LoadReport) -> control_pb2.LoadReport:
         session_steps=report.session_steps,
         queued_prompt_tokens=report.queued_prompt_tokens,
         queue_seconds=report.queue_s,
-        crowding=report.crowding,
     )
 
 
@@ -251,7 +250,6 @@ def load_report_from_wire(message: control_pb2.LoadReport) -> LoadReport:
         session_steps=message.session_steps,
         queued_prompt_tokens=message.queued_prompt_tokens,
         queue_s=message.queue_seconds,
-        crowding=message.crowding,
     )
 
 

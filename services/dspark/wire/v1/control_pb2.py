@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dspark.wire.v1 import common_pb2 as dspark_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64spark/wire/v1/control.proto\x12\x0e\x64spark.wire.v1\x1a\x1b\x64spark/wire/v1/common.proto\"\xac\x02\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\"\n\x04role\x18\x03 \x01(\x0e\x32\x14.dspark.wire.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.dspark.wire.v1.ReplicaState\x12\x34\n\rcompatibility\x18\x07 \x01(\x0b\x32\x1d.dspark.wire.v1.Compatibility\x12$\n\x05\x63urve\x18\x08 \x01(\x0b\x32\x15.dspark.wire.v1.Curve\x12\x17\n\x0fmetrics_address\x18\t \x01(\t\x12\x0b\n\x03pid\x18\n \x01(\r\x12\x0c\n\x04node\x18\x0b \x01(\t\"\xb4\x01\n\x05\x43urve\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12+\n\x06points\x18\x03 \x03(\x0b\x32\x1b.dspark.wire.v1.Curve.Point\x1a]\n\x05Point\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x10\n\x08sessions\x18\x02 \x01(\r\x12\x14\n\x0c\x62\x61tch_tokens\x18\x03 \x01(\r\x12\x14\n\x0cstep_seconds\x18\x04 \x01(\x02\";\n\x0fRegisterRequest\x12(\n\x07replica\x18\x01 \x01(\x0b\x32\x17.dspark.wire.v1.Replica\"X\n\x10RegisterResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x02\x12\x1f\n\x17report_interval_seconds\x18\x02 \x01(\x02\x12\x0c\n\x04term\x18\x03 \x01(\x04\"9\n\x11UnregisterRequest\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x14\n\x12UnregisterResponse\"\xa7\t\n\nLoadReport\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.dspark.wire.v1.ReplicaState\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\x02\x12\x17\n\x0f\x61\x63tive_sessions\x18\x05 \x01(\r\x12\x18\n\x10waiting_sessions\x18\x06 \x01(\r\x12\x12\n\nfree_pages\x18\x07 \x01(\r\x12\x13\n\x0btotal_pages\x18\x08 \x01(\r\x12\x12\n\nbusy_share\x18\t \x01(\x02\x12\r\n\x05steps\x18\n \x01(\x04\x12\x14\n\x0c\x62\x61tch_tokens\x18\x0b \x01(\x04\x12\x18\n\x10\x63ommitted_tokens\x18\x0c \x01(\x04\x12\x15\n\rdrafted_steps\x18\r \x01(\x04\x12\x1d\n\x15\x61\x63\x63\x65pted_draft_tokens\x18\x0e \x01(\x04\x12\x1d\n\x15verified_draft_tokens\x18\x0f \x01(\x04\x12\x14\n\x0cstep_seconds\x18\x10 \x01(\x02\x12\x31\n\tsurvivals\x18\x11 \x03(\x0b\x32\x1e.dspark.wire.v1.SurvivalSample\x12\x14\n\x0c\x62udget_epoch\x18\x12 \x01(\x04\x12\x45\n\x0e\x64raft_outcomes\x18\x13 \x03(\x0b\x32-.dspark.wire.v1.LoadReport.DraftOutcomesEntry\x12=\n\nwire_bytes\x18\x14 \x03(\x0b\x32).dspark.wire.v1.LoadReport.WireBytesEntry\x12\x15\n\rprompt_tokens\x18\x15 \x01(\x04\x12\x1b\n\x13mean_context_tokens\x18\x16 \x01(\x02\x12\x1b\n\x13\x64raft_round_seconds\x18\x17 \x01(\x02\x12\x1a\n\x12\x63onnected_drafters\x18\x18 \x01(\r\x12,\n\nstep_cells\x18\x1a \x03(\x0b\x32\x18.dspark.wire.v1.StepCell\x12\x14\n\x0cturn_seconds\x18\x1b \x01(\x02\x12\x18\n\x10schedule_seconds\x18\x1c \x01(\x02\x12\x14\n\x0cguard_checks\x18\x19 \x01(\x04\x12\x18\n\x10guard_violations\x18\x1d \x01(\x04\x12\x15\n\rguard_tripped\x18\x1e \x01(\x08\x12\x13\n\x0b\x62udget_term\x18\x1f \x01(\x04\x12\x1a\n\x12judged_by_position\x18% \x03(\r\x12\x1c\n\x14\x61\x63\x63\x65pted_by_position\x18& \x03(\r\x12\x1e\n\x16\x63onfidence_by_position\x18\' \x03(\x02\x12\x15\n\rsession_steps\x18$ \x01(\x04\x12\x1c\n\x14queued_prompt_tokens\x18  \x01(\x04\x12\x15\n\rqueue_seconds\x18! \x01(\x02\x12\x10\n\x08\x63rowding\x18( \x01(\x02\x1a\x34\n\x12\x44raftOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x30\n\x0eWireBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"P\n\x08StepCell\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x14\n\x0c\x62\x61tch_tokens\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\x02\x12\r\n\x05ratio\x18\x04 \x01(\x02\"\"\n\x0eSurvivalSample\x12\x10\n\x08survival\x18\x01 \x03(\x02\"\x10\n\x0eReportResponse\"3\n\x12WatchBudgetRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\"\xd5\x02\n\x06\x42udget\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x13\n\x0bttl_seconds\x18\x04 \x01(\x02\x12\x15\n\rcurve_version\x18\x05 \x01(\t\x12\x35\n\x07\x62uckets\x18\x06 \x03(\x0b\x32$.dspark.wire.v1.Budget.ContextBucket\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x36\n\x07weights\x18\x08 \x03(\x0b\x32%.dspark.wire.v1.Budget.PriorityWeight\x1a\x32\n\x0ePriorityWeight\x12\x10\n\x08priority\x18\x01 \x01(\x11\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x1a\x41\n\rContextBucket\x12\x1a\n\x12max_context_tokens\x18\x01 \x01(\r\x12\x14\n\x0c\x64raft_tokens\x18\x02 \x03(\x05\"3\n\x11WatchFleetRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\x12\r\n\x05\x62rief\x18\x02 \x01(\x08\"\xbc\x03\n\x05\x46leet\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12-\n\x07members\x18\x03 \x03(\x0b\x32\x1c.dspark.wire.v1.Fleet.Member\x12)\n\x05pools\x18\x04 \x03(\x0b\x32\x1a.dspark.wire.v1.Fleet.Pool\x1az\n\x06Member\x12(\n\x07replica\x18\x01 \x01(\x0b\x32\x17.dspark.wire.v1.Replica\x12(\n\x04load\x18\x02 \x01(\x0b\x32\x1a.dspark.wire.v1.LoadReport\x12\x1c\n\x14seconds_since_report\x18\x03 \x01(\x02\x1a\xbd\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.dspark.wire.v1.Role\x12\x17\n\x0fwanted_replicas\x18\x03 \x01(\r\x12\x16\n\x0eready_replicas\x18\x04 \x01(\r\x12&\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x16.dspark.wire.v1.Budget\x12\x12\n\nconditions\x18\x06 \x03(\t\x12\x16\n\x0ewanted_because\x18\x07 \x01(\t\"m\n\x18SetWantedReplicasRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\r\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tautomatic\x18\x05 \x01(\x08\"6\n\x19SetWantedReplicasResponse\x12\x19\n\x11previous_replicas\x18\x01 \x01(\r*~\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPLICA_STATE_STARTING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x32\xfd\x03\n\x0e\x43ontrolService\x12M\n\x08Register\x12\x1f.dspark.wire.v1.RegisterRequest\x1a .dspark.wire.v1.RegisterResponse\x12S\n\nUnregister\x12!.dspark.wire.v1.UnregisterRequest\x1a\".dspark.wire.v1.UnregisterResponse\x12\x46\n\x06Report\x12\x1a.dspark.wire.v1.LoadReport\x1a\x1e.dspark.wire.v1.ReportResponse(\x01\x12K\n\x0bWatchBudget\x12\".dspark.wire.v1.WatchBudgetRequest\x1a\x16.dspark.wire.v1.Budget0\x01\x12H\n\nWatchFleet\x12!.dspark.wire.v1.WatchFleetRequest\x1a\x15.dspark.wire.v1.Fleet0\x01\x12h\n\x11SetWantedReplicas\x12(.dspark.wire.v1.SetWantedReplicasRequest\x1a).dspark.wire.v1.SetWantedReplicasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64spark/wire/v1/control.proto\x12\x0e\x64spark.wire.v1\x1a\x1b\x64spark/wire/v1/common.proto\"\xac\x02\n\x07Replica\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\"\n\x04role\x18\x03 \x01(\x0e\x32\x14.dspark.wire.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.dspark.wire.v1.ReplicaState\x12\x34\n\rcompatibility\x18\x07 \x01(\x0b\x32\x1d.dspark.wire.v1.Compatibility\x12$\n\x05\x63urve\x18\x08 \x01(\x0b\x32\x15.dspark.wire.v1.Curve\x12\x17\n\x0fmetrics_address\x18\t \x01(\t\x12\x0b\n\x03pid\x18\n \x01(\r\x12\x0c\n\x04node\x18\x0b \x01(\t\"\xb4\x01\n\x05\x43urve\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12+\n\x06points\x18\x03 \x03(\x0b\x32\x1b.dspark.wire.v1.Curve.Point\x1a]\n\x05Point\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x10\n\x08sessions\x18\x02 \x01(\r\x12\x14\n\x0c\x62\x61tch_tokens\x18\x03 \x01(\r\x12\x14\n\x0cstep_seconds\x18\x04 \x01(\x02\";\n\x0fRegisterRequest\x12(\n\x07replica\x18\x01 \x01(\x0b\x32\x17.dspark.wire.v1.Replica\"X\n\x10RegisterResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x02\x12\x1f\n\x17report_interval_seconds\x18\x02 \x01(\x02\x12\x0c\n\x04term\x18\x03 \x01(\x04\"9\n\x11UnregisterRequest\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x14\n\x12UnregisterResponse\"\x95\t\n\nLoadReport\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.dspark.wire.v1.ReplicaState\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\x02\x12\x17\n\x0f\x61\x63tive_sessions\x18\x05 \x01(\r\x12\x18\n\x10waiting_sessions\x18\x06 \x01(\r\x12\x12\n\nfree_pages\x18\x07 \x01(\r\x12\x13\n\x0btotal_pages\x18\x08 \x01(\r\x12\x12\n\nbusy_share\x18\t \x01(\x02\x12\r\n\x05steps\x18\n \x01(\x04\x12\x14\n\x0c\x62\x61tch_tokens\x18\x0b \x01(\x04\x12\x18\n\x10\x63ommitted_tokens\x18\x0c \x01(\x04\x12\x15\n\rdrafted_steps\x18\r \x01(\x04\x12\x1d\n\x15\x61\x63\x63\x65pted_draft_tokens\x18\x0e \x01(\x04\x12\x1d\n\x15verified_draft_tokens\x18\x0f \x01(\x04\x12\x14\n\x0cstep_seconds\x18\x10 \x01(\x02\x12\x31\n\tsurvivals\x18\x11 \x03(\x0b\x32\x1e.dspark.wire.v1.SurvivalSample\x12\x14\n\x0c\x62udget_epoch\x18\x12 \x01(\x04\x12\x45\n\x0e\x64raft_outcomes\x18\x13 \x03(\x0b\x32-.dspark.wire.v1.LoadReport.DraftOutcomesEntry\x12=\n\nwire_bytes\x18\x14 \x03(\x0b\x32).dspark.wire.v1.LoadReport.WireBytesEntry\x12\x15\n\rprompt_tokens\x18\x15 \x01(\x04\x12\x1b\n\x13mean_context_tokens\x18\x16 \x01(\x02\x12\x1b\n\x13\x64raft_round_seconds\x18\x17 \x01(\x02\x12\x1a\n\x12\x63onnected_drafters\x18\x18 \x01(\r\x12,\n\nstep_cells\x18\x1a \x03(\x0b\x32\x18.dspark.wire.v1.StepCell\x12\x14\n\x0cturn_seconds\x18\x1b \x01(\x02\x12\x18\n\x10schedule_seconds\x18\x1c \x01(\x02\x12\x14\n\x0cguard_checks\x18\x19 \x01(\x04\x12\x18\n\x10guard_violations\x18\x1d \x01(\x04\x12\x15\n\rguard_tripped\x18\x1e \x01(\x08\x12\x13\n\x0b\x62udget_term\x18\x1f \x01(\x04\x12\x1a\n\x12judged_by_position\x18% \x03(\r\x12\x1c\n\x14\x61\x63\x63\x65pted_by_position\x18& \x03(\r\x12\x1e\n\x16\x63onfidence_by_position\x18\' \x03(\x02\x12\x15\n\rsession_steps\x18$ \x01(\x04\x12\x1c\n\x14queued_prompt_tokens\x18  \x01(\x04\x12\x15\n\rqueue_seconds\x18! \x01(\x02\x1a\x34\n\x12\x44raftOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x30\n\x0eWireBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"P\n\x08StepCell\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x14\n\x0c\x62\x61tch_tokens\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\x02\x12\r\n\x05ratio\x18\x04 \x01(\x02\"\"\n\x0eSurvivalSample\x12\x10\n\x08survival\x18\x01 \x03(\x02\"\x10\n\x0eReportResponse\"3\n\x12WatchBudgetRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\"\xd5\x02\n\x06\x42udget\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x13\n\x0bttl_seconds\x18\x04 \x01(\x02\x12\x15\n\rcurve_version\x18\x05 \x01(\t\x12\x35\n\x07\x62uckets\x18\x06 \x03(\x0b\x32$.dspark.wire.v1.Budget.ContextBucket\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x36\n\x07weights\x18\x08 \x03(\x0b\x32%.dspark.wire.v1.Budget.PriorityWeight\x1a\x32\n\x0ePriorityWeight\x12\x10\n\x08priority\x18\x01 \x01(\x11\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x1a\x41\n\rContextBucket\x12\x1a\n\x12max_context_tokens\x18\x01 \x01(\r\x12\x14\n\x0c\x64raft_tokens\x18\x02 \x03(\x05\"3\n\x11WatchFleetRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\x12\r\n\x05\x62rief\x18\x02 \x01(\x08\"\xbc\x03\n\x05\x46leet\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12-\n\x07members\x18\x03 \x03(\x0b\x32\x1c.dspark.wire.v1.Fleet.Member\x12)\n\x05pools\x18\x04 \x03(\x0b\x32\x1a.dspark.wire.v1.Fleet.Pool\x1az\n\x06Member\x12(\n\x07replica\x18\x01 \x01(\x0b\x32\x17.dspark.wire.v1.Replica\x12(\n\x04load\x18\x02 \x01(\x0b\x32\x1a.dspark.wire.v1.LoadReport\x12\x1c\n\x14seconds_since_report\x18\x03 \x01(\x02\x1a\xbd\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.dspark.wire.v1.Role\x12\x17\n\x0fwanted_replicas\x18\x03 \x01(\r\x12\x16\n\x0eready_replicas\x18\x04 \x01(\r\x12&\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x16.dspark.wire.v1.Budget\x12\x12\n\nconditions\x18\x06 \x03(\t\x12\x16\n\x0ewanted_because\x18\x07 \x01(\t\"m\n\x18SetWantedReplicasRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\r\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tautomatic\x18\x05 \x01(\x08\"6\n\x19SetWantedReplicasResponse\x12\x19\n\x11previous_replicas\x18\x01 \x01(\r*~\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPLICA_STATE_STARTING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x32\xfd\x03\n\x0e\x43ontrolService\x12M\n\x08Register\x12\x1f.dspark.wire.v1.RegisterRequest\x1a .dspark.wire.v1.RegisterResponse\x12S\n\nUnregister\x12!.dspark.wire.v1.UnregisterRequest\x1a\".dspark.wire.v1.UnregisterResponse\x12\x46\n\x06Report\x12\x1a.dspark.wire.v1.LoadReport\x1a\x1e.dspark.wire.v1.ReportResponse(\x01\x12K\n\x0bWatchBudget\x12\".dspark.wire.v1.WatchBudgetRequest\x1a\x16.dspark.wire.v1.Budget0\x01\x12H\n\nWatchFleet\x12!.dspark.wire.v1.WatchFleetRequest\x1a\x15.dspark.wire.v1.Fleet0\x01\x12h\n\x11SetWantedReplicas\x12(.dspark.wire.v1.SetWantedReplicasRequest\x1a).dspark.wire.v1.SetWantedReplicasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADREPORT_DRAFTOUTCOMESENTRY']._serialized_options = b'8\001'
   _globals['_LOADREPORT_WIREBYTESENTRY']._loaded_options = None
   _globals['_LOADREPORT_WIREBYTESENTRY']._serialized_options = b'8\001'
-  _globals['_REPLICASTATE']._serialized_start=3189
-  _globals['_REPLICASTATE']._serialized_end=3315
+  _globals['_REPLICASTATE']._serialized_start=3171
+  _globals['_REPLICASTATE']._serialized_end=3297
   _globals['_REPLICA']._serialized_start=78
   _globals['_REPLICA']._serialized_end=378
   _globals['_CURVE']._serialized_start=381
@@ -53,37 +53,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNREGISTERRESPONSE']._serialized_start=773
   _globals['_UNREGISTERRESPONSE']._serialized_end=793
   _globals['_LOADREPORT']._serialized_start=796
-  _globals['_LOADREPORT']._serialized_end=1987
-  _globals['_LOADREPORT_DRAFTOUTCOMESENTRY']._serialized_start=1885
-  _globals['_LOADREPORT_DRAFTOUTCOMESENTRY']._serialized_end=1937
-  _globals['_LOADREPORT_WIREBYTESENTRY']._serialized_start=1939
-  _globals['_LOADREPORT_WIREBYTESENTRY']._serialized_end=1987
-  _globals['_STEPCELL']._serialized_start=1989
-  _globals['_STEPCELL']._serialized_end=2069
-  _globals['_SURVIVALSAMPLE']._serialized_start=2071
-  _globals['_SURVIVALSAMPLE']._serialized_end=2105
-  _globals['_REPORTRESPONSE']._serialized_start=2107
-  _globals['_REPORTRESPONSE']._serialized_end=2123
-  _globals['_WATCHBUDGETREQUEST']._serialized_start=2125
-  _globals['_WATCHBUDGETREQUEST']._serialized_end=2176
-  _globals['_BUDGET']._serialized_start=2179
-  _globals['_BUDGET']._serialized_end=2520
-  _globals['_BUDGET_PRIORITYWEIGHT']._serialized_start=2403
-  _globals['_BUDGET_PRIORITYWEIGHT']._serialized_end=2453
-  _globals['_BUDGET_CONTEXTBUCKET']._serialized_start=2455
-  _globals['_BUDGET_CONTEXTBUCKET']._serialized_end=2520
-  _globals['_WATCHFLEETREQUEST']._serialized_start=2522
-  _globals['_WATCHFLEETREQUEST']._serialized_end=2573
-  _globals['_FLEET']._serialized_start=2576
-  _globals['_FLEET']._serialized_end=3020
-  _globals['_FLEET_MEMBER']._serialized_start=2706
-  _globals['_FLEET_MEMBER']._serialized_end=2828
-  _globals['_FLEET_POOL']._serialized_start=2831
-  _globals['_FLEET_POOL']._serialized_end=3020
-  _globals['_SETWANTEDREPLICASREQUEST']._serialized_start=3022
-  _globals['_SETWANTEDREPLICASREQUEST']._serialized_end=3131
-  _globals['_SETWANTEDREPLICASRESPONSE']._serialized_start=3133
-  _globals['_SETWANTEDREPLICASRESPONSE']._serialized_end=3187
-  _globals['_CONTROLSERVICE']._serialized_start=3318
-  _globals['_CONTROLSERVICE']._serialized_end=3827
+  _globals['_LOADREPORT']._serialized_end=1969
+  _globals['_LOADREPORT_DRAFTOUTCOMESENTRY']._serialized_start=1867
+  _globals['_LOADREPORT_DRAFTOUTCOMESENTRY']._serialized_end=1919
+  _globals['_LOADREPORT_WIREBYTESENTRY']._serialized_start=1921
+  _globals['_LOADREPORT_WIREBYTESENTRY']._serialized_end=1969
+  _globals['_STEPCELL']._serialized_start=1971
+  _globals['_STEPCELL']._serialized_end=2051
+  _globals['_SURVIVALSAMPLE']._serialized_start=2053
+  _globals['_SURVIVALSAMPLE']._serialized_end=2087
+  _globals['_REPORTRESPONSE']._serialized_start=2089
+  _globals['_REPORTRESPONSE']._serialized_end=2105
+  _globals['_WATCHBUDGETREQUEST']._serialized_start=2107
+  _globals['_WATCHBUDGETREQUEST']._serialized_end=2158
+  _globals['_BUDGET']._serialized_start=2161
+  _globals['_BUDGET']._serialized_end=2502
+  _globals['_BUDGET_PRIORITYWEIGHT']._serialized_start=2385
+  _globals['_BUDGET_PRIORITYWEIGHT']._serialized_end=2435
+  _globals['_BUDGET_CONTEXTBUCKET']._serialized_start=2437
+  _globals['_BUDGET_CONTEXTBUCKET']._serialized_end=2502
+  _globals['_WATCHFLEETREQUEST']._serialized_start=2504
+  _globals['_WATCHFLEETREQUEST']._serialized_end=2555
+  _globals['_FLEET']._serialized_start=2558
+  _globals['_FLEET']._serialized_end=3002
+  _globals['_FLEET_MEMBER']._serialized_start=2688
+  _globals['_FLEET_MEMBER']._serialized_end=2810
+  _globals['_FLEET_POOL']._serialized_start=2813
+  _globals['_FLEET_POOL']._serialized_end=3002
+  _globals['_SETWANTEDREPLICASREQUEST']._serialized_start=3004
+  _globals['_SETWANTEDREPLICASREQUEST']._serialized_end=3113
+  _globals['_SETWANTEDREPLICASRESPONSE']._serialized_start=3115
+  _globals['_SETWANTEDREPLICASRESPONSE']._serialized_end=3169
+  _globals['_CONTROLSERVICE']._serialized_start=3300
+  _globals['_CONTROLSERVICE']._serialized_end=3809
 # @@protoc_insertion_point(module_scope)

@@ -323,7 +323,6 @@ class LoadReport(_message.Message):
     SESSION_STEPS_FIELD_NUMBER: _builtins.int
     QUEUED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
-    CROWDING_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     incarnation: _builtins.int
     state: Global___ReplicaState.ValueType
@@ -372,10 +371,6 @@ class LoadReport(_message.Message):
     """Prefill: prompt tokens that were taken in and not computed yet."""
     queue_seconds: _builtins.float
     """Drafters: mean seconds that a round of the window waited for its batch."""
-    crowding: _builtins.float
-    """Verifiers: times longer than its curve says that a step takes while the
-    drafter works beside it, as last seen with two cohorts; 0: not known.
-    """
     @_builtins.property
     def survivals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurvivalSample]:
         """Calibrated survivals of committed rounds only: a sample, newest last."""
@@ -443,11 +438,10 @@ class LoadReport(_message.Message):
         session_steps: _builtins.int = ...,
         queued_prompt_tokens: _builtins.int = ...,
         queue_seconds: _builtins.float = ...,
-        crowding: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_by_position", b"accepted_by_position", "accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "confidence_by_position", b"confidence_by_position", "connected_drafters", b"connected_drafters", "crowding", b"crowding", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "judged_by_position", b"judged_by_position", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "queued_prompt_tokens", b"queued_prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "session_steps", b"session_steps", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_by_position", b"accepted_by_position", "accepted_draft_tokens", b"accepted_draft_tokens", "active_sessions", b"active_sessions", "batch_tokens", b"batch_tokens", "budget_epoch", b"budget_epoch", "budget_term", b"budget_term", "busy_share", b"busy_share", "committed_tokens", b"committed_tokens", "confidence_by_position", b"confidence_by_position", "connected_drafters", b"connected_drafters", "draft_outcomes", b"draft_outcomes", "draft_round_seconds", b"draft_round_seconds", "drafted_steps", b"drafted_steps", "free_pages", b"free_pages", "guard_checks", b"guard_checks", "guard_tripped", b"guard_tripped", "guard_violations", b"guard_violations", "incarnation", b"incarnation", "judged_by_position", b"judged_by_position", "mean_context_tokens", b"mean_context_tokens", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "queued_prompt_tokens", b"queued_prompt_tokens", "replica", b"replica", "schedule_seconds", b"schedule_seconds", "session_steps", b"session_steps", "state", b"state", "step_cells", b"step_cells", "step_seconds", b"step_seconds", "steps", b"steps", "survivals", b"survivals", "total_pages", b"total_pages", "turn_seconds", b"turn_seconds", "verified_draft_tokens", b"verified_draft_tokens", "waiting_sessions", b"waiting_sessions", "window_seconds", b"window_seconds", "wire_bytes", b"wire_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
