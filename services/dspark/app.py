@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 POOLS = ("prefill", "drafter", "verifier")
 _STATUS_PERIOD_S = 0.5
 _STEADY_STATUS_PERIOD_S = 4.0
-_RUNNING = "RUNNING"  # Ray Serve's word for an application that is as it was asked to be
 """While nothing changes."""
+_RUNNING = "RUNNING"  # Ray Serve's word for an application that is as it was asked to be
 _START_ATTEMPTS = 3
 
 

@@ -139,8 +139,8 @@ def admit_top(drafts: Sequence[SessionDraft], budget_tokens: int) -> dict[Sessio
         return {draft.session: len(draft.survivals) for draft in drafts}
     if budget_tokens < 0:
         raise ValueError(f"a budget of {budget_tokens} tokens is neither K >= 0 nor ALL (-1)")
-    # Not by numpy: alone it is as fast, but its sort lets go of the interpreter's lock, and beside
-    # a busy event loop a step then waits some tenths of a millisecond to get it back.
+    # Not by numpy: alone that is no slower, but in a serving process, beside the event loop's
+    # thread, a step took some tenths of a millisecond longer with it.
     worths = {draft.session: _worths(draft) for draft in drafts}
     best = sorted(chain.from_iterable(worths.values()), reverse=True)
     if budget_tokens == 0 or not best:
